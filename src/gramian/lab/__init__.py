@@ -1,0 +1,1 @@
+"""The laboratory: data, models, training runs, experiments and the run page."""
