@@ -1,0 +1,104 @@
+"""How far a system has moved between two moments of training, and whether its ranking of states has settled.
+
+Sorted singular values have a trivial rank correlation of one, so the ranking is judged by other means: bounds on how
+far the values *can* have moved (Weyl, Mirsky), the overlap of the dominant subspaces, and a certificate that the
+rank chosen by an energy rule cannot have changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gramian.systems.gramians import Factors, equilibrated, malmquist_takenaka
+from gramian.systems.hankel import check_rank, energy_rank, hankel_singular_values
+from gramian.systems.linear_system import LinearSystem
+from gramian.systems.precise import one_minus_products
+
+__all__ = ["Movement", "Overlap", "hsv_movement", "rank_certificate", "subspace_overlap"]
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How far the Hankel singular values moved, beside how far the difference system lets them move.
+
+    ``largest <= weyl`` (Weyl), ``euclidean <= frobenius`` and ``total <= nuclear`` (Mirsky), where the right-hand
+    sides are the spectral, Frobenius and nuclear norm of the Hankel operator of the difference system.
+    """
+
+    largest: float
+    weyl: float
+    euclidean: float
+    frobenius: float
+    total: float
+    nuclear: float
+
+
+def hsv_movement(before: LinearSystem, after: LinearSystem) -> Movement:
+    """Movement of the Hankel singular values from `before` to `after`, which may differ in order.
+
+    Raises
+    ------
+    ShapeError
+        When inputs and outputs do not match.
+    """
+    difference = before - after
+    exact = malmquist_takenaka if difference.is_diagonal else equilibrated
+    first, second = hankel_singular_values(before, exact), hankel_singular_values(after, exact)
+    longest = max(len(first), len(second))
+    first = torch.nn.functional.pad(first, (0, longest - len(first)))
+    second = torch.nn.functional.pad(second, (0, longest - len(second)))
+    moved, room = (first - second).abs(), hankel_singular_values(difference, exact)
+    return Movement(*(float(x) for x in (moved.max(), room.max(), moved.norm(), room.norm(), moved.sum(), room.sum())))
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Overlap in [0, 1] of two systems' dominant subspaces, as seen from past inputs and from future outputs."""
+
+    past: float
+    future: float
+
+
+def subspace_overlap(before: LinearSystem, after: LinearSystem, rank: int) -> Overlap:
+    """How much of the `rank` dominant Hankel directions two systems share, whatever their coordinates.
+
+    The singular vectors of the Hankel operator live in signal space, so they can be compared between systems:
+    ``past = ||W1* X W2||_F^2 / r`` with ``X = sum_k A1^k B1 B2* A2*^k``, and ``future`` likewise with
+    ``Y = sum_k A1*^k C1* C2 A2^k``. Both systems must be diagonal.
+    """
+    check_rank(rank, min(before.order, after.order))
+    one, two = before.augmented(), after.augmented()
+    logs_one, logs_two = one.log_poles[:, None], two.log_poles[None, :]
+    X = (one.B @ two.B.mH) / one_minus_products(logs_one, logs_two.conj())
+    Y = (one.C.mH @ two.C) / one_minus_products(logs_one.conj(), logs_two)
+    (T1, W1), (T2, W2) = _unit_directions(one, rank), _unit_directions(two, rank)
+    past, future = W1.mH @ X @ W2, T1.mH @ Y @ T2
+    return Overlap(*(float((m.abs().square().sum() / rank).clamp(max=1)) for m in (past, future)))
+
+
+def _unit_directions(system: LinearSystem, rank: int) -> tuple[Tensor, Tensor]:
+    """``T = F_c X / sigma`` and ``W = F_o U / sigma``: dual bases whose signals have unit norm."""
+    factors: Factors = equilibrated(system)
+    U, sigma, Xh = torch.linalg.svd(factors.observability.mH @ factors.controllability)
+    scale = 1 / sigma[:rank].clamp(min=torch.finfo(torch.float64).tiny)
+    return factors.controllability @ Xh.mH[:, :rank] * scale, factors.observability @ U[:, :rank] * scale
+
+
+def rank_certificate(hsv: Tensor, tau: float, nuclear: float) -> bool:
+    """Whether the rank that `energy_rank` chose for `hsv` cannot have changed under a movement of at most `nuclear`.
+
+    Both sides of the rule ``sum_{k<=r} s_k >= (1 - tau) sum_k s_k`` move by at most `nuclear` (the bound on
+    ``sum |ds|``), so their difference, ``tau head - (1 - tau) tail``, moves by at most ``max(tau, 1 - tau) nuclear``.
+    """
+    rank = energy_rank(hsv, tau)
+    room = max(tau, 1 - tau) * nuclear
+    slack_here = _slack(hsv, tau, rank)
+    slack_below = -_slack(hsv, tau, rank - 1) if rank > 1 else torch.inf
+    return bool(slack_here >= room and slack_below > room)
+
+
+def _slack(hsv: Tensor, tau: float, rank: int) -> float:
+    return float(tau * hsv[:rank].sum() - (1 - tau) * hsv[rank:].sum())

@@ -1,0 +1,187 @@
+"""Gramians of a stable system, and the factors from which everything else is computed.
+
+The controllability Gramian ``P`` and the observability Gramian ``Q`` solve the Stein equations
+
+    A P A* - P + B B* = 0,        A* Q A - Q + C* C = 0.
+
+For a diagonal ``A = diag(l)`` both have closed forms, ``P_ij = (B B*)_ij / (1 - l_i conj l_j)`` and
+``Q_ij = (C* C)_ij / (1 - conj l_i l_j)``. Two routes lead to factors ``P = F_c F_c*``, ``Q = F_o F_o*``:
+
+* `equilibrated` (the default): balance the two diagonals, then eigendecompose. Fast, any system, and exact to
+  about ``5e-15 sigma_1`` in *absolute* terms;
+* `malmquist_takenaka`: a pivoted recurrence that never forms a Gramian. Diagonal systems only, and every Hankel
+  singular value comes out to high *relative* accuracy. The right route for differences of nearly equal systems.
+
+Nothing here ever adds an epsilon to a Gramian, takes its Cholesky factor, or multiplies ``P`` by ``Q``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gramian.errors import ShapeError
+from gramian.systems.linear_system import LinearSystem
+from gramian.systems.precise import one_minus_products, pole_differences
+
+__all__ = [
+    "Factors",
+    "Route",
+    "controllability_gramian",
+    "equilibrated",
+    "malmquist_takenaka",
+    "observability_gramian",
+]
+
+_DOUBLINGS = 64  # A**(2**64) is zero for every pole that float64 can tell from the unit circle
+
+
+@dataclass(frozen=True)
+class Factors:
+    """``P = controllability @ controllability.mH`` and ``Q = observability @ observability.mH``.
+
+    Shapes ``(..., order, k)``, float64 or complex128. A factor of a real Gramian may be complex: see `real`.
+    """
+
+    controllability: Tensor
+    observability: Tensor
+
+    def real(self) -> Factors:
+        """Real factors of the same, real, Gramians: ``Re(F F*) = [Re F, Im F] [Re F, Im F]^T``."""
+        if not self.controllability.is_complex():
+            return self
+        F_c, F_o = self.controllability, self.observability
+        return Factors(torch.cat([F_c.real, F_c.imag], -1), torch.cat([F_o.real, F_o.imag], -1))
+
+
+Route = Callable[[LinearSystem], Factors]
+
+
+def controllability_gramian(system: LinearSystem) -> Tensor:
+    """``P``, the solution of ``A P A* - P + B B* = 0``: what inputs can reach.
+
+    Closed form for a diagonal system, squared Smith iteration for a dense one (Smith 1968). Shape
+    ``(..., order, order)``; for a real-part system a real matrix in the coordinates ``(Re x, Im x)``.
+    """
+    if not system.is_diagonal:
+        return _stein(system.A, system.B @ system.B.mH)
+    logs, B = system.log_poles, system.B
+    P = (B @ B.mH) / one_minus_products(logs[..., :, None], logs.conj()[..., None, :])
+    if not system.real_part:
+        return P if B.is_complex() else P.real
+    S = (B @ B.mT) / one_minus_products(logs[..., :, None], logs[..., None, :])
+    return _blocks(P.real + S.real, S.imag - P.imag, S.imag + P.imag, P.real - S.real) / 2
+
+
+def observability_gramian(system: LinearSystem) -> Tensor:
+    """``Q``, the solution of ``A* Q A - Q + C* C = 0``: what outputs can see. Shapes as `controllability_gramian`."""
+    if not system.is_diagonal:
+        return _stein(system.A.mH, system.C.mH @ system.C)
+    logs, C = system.log_poles, system.C
+    Q = (C.mH @ C) / one_minus_products(logs.conj()[..., :, None], logs[..., None, :])
+    if not system.real_part:
+        return Q if C.is_complex() else Q.real
+    R = (C.mT @ C) / one_minus_products(logs[..., :, None], logs[..., None, :])
+    return _blocks(Q.real + R.real, -Q.imag - R.imag, Q.imag - R.imag, Q.real - R.real) / 2
+
+
+def _blocks(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return torch.cat([torch.cat([a, b], -1), torch.cat([c, d], -1)], -2)
+
+
+def _stein(A: Tensor, W: Tensor) -> Tensor:
+    """The solution ``X = sum_k A^k W A*^k`` of ``A X A* - X + W = 0``, doubling the number of terms each time."""
+    X, power = W, A
+    for _ in range(_DOUBLINGS):
+        step = power @ X @ power.mH
+        X = X + step
+        if step.abs().max() <= 1e-18 * X.abs().max():
+            break
+        power = power @ power
+    return (X + X.mH) / 2
+
+
+def equilibrated(system: LinearSystem) -> Factors:
+    """Factors from eigendecompositions of the two Gramians, brought to equal diagonals first.
+
+    With ``d = (diag Q / diag P)^(1/4)`` the matrices ``d P d`` and ``Q / (d d)`` have the same diagonal, so the
+    rounding error of the eigendecomposition (which is relative to the largest entry) does the least harm. Negative
+    eigenvalues are rounding errors and are clipped to zero.
+    """
+    P, Q = controllability_gramian(system), observability_gramian(system)
+    p, q = P.diagonal(dim1=-2, dim2=-1).real, Q.diagonal(dim1=-2, dim2=-1).real
+    d = torch.where((p > 0) & (q > 0), (q / p).nan_to_num(1.0, 1.0, 1.0) ** 0.25, torch.ones_like(p))
+    d = torch.where(d > 0, d, torch.ones_like(d))
+    left, right = d[..., :, None], d[..., None, :]
+    return Factors(_square_root(P * left * right) / left, _square_root(Q / left / right) * left)
+
+
+def _square_root(gramian: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(gramian)
+    return vectors * values.clamp(min=0).sqrt()[..., None, :]
+
+
+def malmquist_takenaka(system: LinearSystem) -> Factors:
+    """Factors from the pivoted Malmquist-Takenaka recurrence: no Gramian is formed, small values keep their digits.
+
+    The Malmquist-Takenaka functions are the orthonormal rational basis that Gram-Schmidt makes of the modes
+    ``1 / (1 - l z)``; the recurrence peels one mode a step off the inputs that are left. Its differences come from
+    logarithms of the poles, so clusters and poles near the unit circle lose nothing.
+
+    Raises
+    ------
+    ShapeError
+        For a dense system, which has no modes to start from.
+    """
+    if not system.is_diagonal:
+        raise ShapeError(
+            f"'{system.name}' is dense; the Malmquist-Takenaka recurrence needs poles.",
+            "It builds an orthonormal basis out of the modes of a diagonal system.",
+            "Use the route `equilibrated`, or system.diagonalized() first.",
+        )
+    full = system.augmented()
+    B, C = full.B.to(torch.complex128), full.C.to(torch.complex128)
+    F_c, F_o = _takenaka_factor(full.log_poles, B), _takenaka_factor(full.log_poles.conj(), C.mH)
+    if system.real_part:
+        return Factors(_in_real_coordinates(F_c), _in_real_coordinates(F_o))
+    if not system.B.is_complex():  # real poles, real matrices: every number of the recurrence was real
+        return Factors(F_c.real, F_o.real)
+    return Factors(F_c, F_o)
+
+
+def _in_real_coordinates(F: Tensor) -> Tensor:
+    """``J* F`` with ``J`` the unitary step from ``(x, conj x)`` to ``(Re x, Im x)``: a factor of a real Gramian."""
+    upper, lower = F.chunk(2, dim=-2)
+    return torch.cat([upper + lower, (lower - upper) * 1j], -2) * 0.5**0.5
+
+
+def _takenaka_factor(logs: Tensor, B: Tensor) -> Tensor:
+    """``F`` (..., N, N) with ``F F* = P`` for poles ``exp(logs)`` (..., N) and inputs `B` (..., N, H)."""
+    g, n, columns = B.clone(), B.shape[-2], []
+    self_products = one_minus_products(logs, logs.conj()).real  # 1 - |l|^2
+    alive = torch.ones(logs.shape, dtype=torch.bool)
+    for _ in range(n):
+        energy = torch.where(alive, g.abs().square().sum(-1) / self_products, torch.full_like(logs.real, -1.0))
+        pivot = energy.argmax(-1, keepdim=True)
+        if (energy.gather(-1, pivot) <= 0).all():
+            break
+        log_p = logs.gather(-1, pivot)
+        g_p = g.gather(-2, pivot[..., None].expand(*pivot.shape, g.shape[-1]))  # (..., 1, H)
+        length = g_p.abs().square().sum(-1, keepdim=True).sqrt()
+        v = torch.where(length > 0, g_p / length.clamp(min=torch.finfo(torch.float64).tiny), g_p).mH  # (..., H, 1)
+        along = g @ v  # (..., N, 1)
+        products = one_minus_products(logs, log_p.conj())
+        width = self_products.gather(-1, pivot).sqrt()
+        column = along.squeeze(-1) * (width / products)
+        columns.append(torch.where(alive, column, torch.zeros_like(column)))
+        blaschke = pole_differences(logs, log_p) / products
+        if B.shape[-1] == 1:  # the one input is all there is: multiply, so that nothing cancels
+            g = torch.where(length > 0, g * blaschke[..., None], g)
+        else:
+            g = g - (along * (1 - blaschke)[..., None]) @ v.mH
+        alive = alive.scatter(-1, pivot, False)
+        g = g * alive[..., None]
+    return torch.stack(columns, -1) if columns else torch.zeros(*logs.shape, 1, dtype=torch.complex128)

@@ -1,0 +1,211 @@
+"""A stable linear system as a value: check it once, then subtract, project and measure it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gramian.errors import ShapeError
+from gramian.systems.checks import check_finite, check_shapes, check_stable
+from gramian.systems.precise import log_of_poles
+
+if TYPE_CHECKING:
+    from gramian.systems.projections import Reducer
+
+__all__ = ["LinearSystem"]
+
+_WELL_CONDITIONED = 1e4  # a dense summand is diagonalised only if that costs at most four digits
+
+
+@dataclass(frozen=True, eq=False)
+class LinearSystem:
+    """A stable discrete-time system ``x[k] = A x[k-1] + B u[k]``, ``y[k] = C x[k] + D u[k]``.
+
+    The input enters the new state, as in state space layers, so the transfer function is
+    ``G(z) = C (I - A/z)^-1 B + D``. Everything is kept in float64 / complex128 on the CPU, detached from autograd.
+    Systems can be added and subtracted: ``fom - rom`` is the error system.
+
+    Parameters
+    ----------
+    A
+        Poles of a diagonal system, shape ``(..., N)``, or a dense matrix, shape ``(..., N, N)``.
+    B, C
+        Input matrix ``(..., N, H_in)`` and output matrix ``(..., H_out, N)``.
+    D
+        Feed-through ``(..., H_out, H_in)``; zero if not given.
+    log_poles
+        ``log(A)`` of a diagonal system, shape ``(..., N)``, where the caller knows it better than ``A`` can say it:
+        near the unit circle ``1 - |lambda|`` is what counts, and ``A`` alone has already rounded it.
+    real_part
+        The output is ``y = Re(C x) + D u`` (diagonal systems only). Such a system is *real* and has ``order`` 2N: a
+        complex mode stands for itself and its conjugate. Its Gramians and projections are real matrices in the
+        coordinates ``(Re x, Im x)``.
+    name
+        What error messages call the system.
+
+    Raises
+    ------
+    ShapeError, EmptySystemError, NonFiniteSystemError, UnstableSystemError
+        When the tensors do not make a stable system.
+    """
+
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor = None  # type: ignore[assignment]  # zero if not given; a tensor from __post_init__ on
+    log_poles: Tensor = None  # type: ignore[assignment]  # from A if not given; None for a dense system
+    real_part: bool = False
+    name: str = "the system"
+
+    def __post_init__(self) -> None:
+        check_shapes(self)
+        is_complex = any(t is not None and t.is_complex() for t in (self.A, self.B, self.C, self.D))
+        dtype = torch.complex128 if is_complex else torch.float64
+        D = self.B.new_zeros(self.n_outputs, self.n_inputs) if self.D is None else self.D
+        stored = {
+            "A": self.A,
+            "B": self.B,
+            "C": self.C,
+            "D": D.expand(*self.batch_shape, self.n_outputs, self.n_inputs),
+        }
+        for field, tensor in stored.items():
+            object.__setattr__(self, field, tensor.detach().to("cpu", dtype))
+        check_finite(self)
+        if self.is_diagonal:
+            logs = log_of_poles(self.A) if self.log_poles is None else self.log_poles.detach().cpu()
+            object.__setattr__(self, "log_poles", logs.to(torch.complex128))
+        check_stable(self)
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether ``A`` holds poles rather than a dense matrix."""
+        return self.A.ndim == self.B.ndim - 1
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The leading dimensions: one system for each index."""
+        return self.B.shape[:-2]
+
+    @property
+    def order(self) -> int:
+        """How many states the system has; a real-part system counts a mode and its conjugate."""
+        return self.B.shape[-2] * (2 if self.real_part else 1)
+
+    @property
+    def n_inputs(self) -> int:
+        return self.B.shape[-1]
+
+    @property
+    def n_outputs(self) -> int:
+        return self.C.shape[-2]
+
+    @property
+    def poles(self) -> Tensor:
+        """Eigenvalues of ``A``, shape ``(..., order)``, complex128."""
+        if not self.is_diagonal:
+            return torch.linalg.eigvals(self.A)
+        poles = self.A.to(torch.complex128)
+        return torch.cat([poles, poles.conj()], -1) if self.real_part else poles
+
+    def augmented(self) -> LinearSystem:
+        """A real-part system as the plain diagonal one of order 2N with every mode beside its conjugate.
+
+        ``Re(C x) = [C, conj C] [x; conj x] / 2``; the factor 1/2 is shared evenly by ``B`` and ``C``, which makes
+        the step to the coordinates ``(Re x, Im x)`` unitary. Any other system is returned as it is.
+        """
+        if not self.real_part:
+            return self
+        half = 0.5**0.5
+        B, C = self.B.to(torch.complex128) * half, self.C.to(torch.complex128) * half
+        return LinearSystem(
+            A=self.poles,
+            B=torch.cat([B, B.conj()], -2),
+            C=torch.cat([C, C.conj()], -1),
+            D=self.D.real.to(torch.complex128),
+            log_poles=torch.cat([self.log_poles, self.log_poles.conj()], -1),
+            name=self.name,
+        )
+
+    def real_coordinates(self) -> LinearSystem:
+        """A real-part system as the real dense one of order 2N with state ``(Re x, Im x)``; others as they are."""
+        if not self.real_part:
+            return self
+        re, im = torch.diag_embed(self.poles.real), torch.diag_embed(self.A.to(torch.complex128).imag)
+        n = self.B.shape[-2]
+        A = re.clone()
+        A[..., :n, n:], A[..., n:, :n] = -im, im
+        B, C = self.B.to(torch.complex128), self.C.to(torch.complex128)
+        return LinearSystem(
+            A, torch.cat([B.real, B.imag], -2), torch.cat([C.real, -C.imag], -1), self.D.real, name=self.name
+        )
+
+    def dense(self) -> LinearSystem:
+        """The same system with ``A`` as a matrix (real, of order 2N, for a real-part system)."""
+        if self.real_part:
+            return self.real_coordinates()
+        if not self.is_diagonal:
+            return self
+        return LinearSystem(torch.diag_embed(self.A), self.B, self.C, self.D, name=self.name)
+
+    def diagonalized(self) -> tuple[LinearSystem, Tensor]:
+        """The same system with a diagonal ``A``, and the condition number of the eigenvectors, shape ``(...)``.
+
+        About ``log10`` of that number is how many of the 16 digits are lost on the way.
+        """
+        if self.is_diagonal:
+            return self, torch.ones(self.batch_shape, dtype=torch.float64)
+        poles, T = torch.linalg.eig(self.A)
+        B, C = torch.linalg.solve(T, self.B.to(T.dtype)), self.C.to(T.dtype) @ T
+        return LinearSystem(poles, B, C, self.D.to(T.dtype), name=self.name), torch.linalg.cond(T)
+
+    def project(self, reducer: Reducer) -> LinearSystem:
+        """The reduced-order model that a projection (or singular perturbation) makes of this system."""
+        return reducer.apply(self)
+
+    def __neg__(self) -> LinearSystem:
+        return LinearSystem(self.A, self.B, -self.C, -self.D, self.log_poles, self.real_part, f"-({self.name})")
+
+    def __add__(self, other: LinearSystem) -> LinearSystem:
+        """The parallel connection, ``G = G1 + G2``: block-diagonal ``A``, stacked ``B``, ``C`` side by side."""
+        if (self.n_outputs, self.n_inputs) != (other.n_outputs, other.n_inputs):
+            raise ShapeError(
+                f"'{self.name}' maps {self.n_inputs} inputs to {self.n_outputs} outputs, "
+                f"'{other.name}' {other.n_inputs} to {other.n_outputs}.",
+                "Only systems with the same inputs and outputs can be added or subtracted.",
+            )
+        first, second = _alike(self, other)
+        name = f"{self.name} + {other.name}"
+        B, C = torch.cat([first.B, second.B], -2), torch.cat([first.C, second.C], -1)
+        D = first.D + second.D
+        if not first.is_diagonal:
+            n = first.order
+            A = first.A.new_zeros(*first.batch_shape, n + second.order, n + second.order)
+            A[..., :n, :n], A[..., n:, n:] = first.A, second.A
+            return LinearSystem(A, B, C, D, name=name)
+        A, logs = torch.cat([first.A, second.A], -1), torch.cat([first.log_poles, second.log_poles], -1)
+        return LinearSystem(A, B, C, D, logs, first.real_part, name)
+
+    def __sub__(self, other: LinearSystem) -> LinearSystem:
+        return self + (-other)
+
+
+def _alike(first: LinearSystem, second: LinearSystem) -> tuple[LinearSystem, LinearSystem]:
+    """Both systems in one form, diagonal wherever that costs no accuracy, and in one dtype."""
+    if first.real_part != second.real_part:
+        first, second = first.augmented(), second.augmented()
+    if first.is_diagonal != second.is_diagonal:
+        (one, cond_one), (two, cond_two) = first.diagonalized(), second.diagonalized()
+        well = float(torch.maximum(cond_one, cond_two).max()) < _WELL_CONDITIONED
+        first, second = (one, two) if well else (first.dense(), second.dense())
+    dtype = torch.promote_types(first.A.dtype, second.A.dtype)
+    return _cast(first, dtype), _cast(second, dtype)
+
+
+def _cast(system: LinearSystem, dtype: torch.dtype) -> LinearSystem:
+    if system.A.dtype == dtype:
+        return system
+    A, B, C, D = (t.to(dtype) for t in (system.A, system.B, system.C, system.D))
+    return LinearSystem(A, B, C, D, system.log_poles, system.real_part, system.name)

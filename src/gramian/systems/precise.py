@@ -1,0 +1,57 @@
+"""Differences that plain floating point would round away, near the unit circle and inside clusters of poles."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["log_of_poles", "one_minus_products", "pole_differences"]
+
+_SMALLEST_LOG = -745.0  # exp() of anything below is 0 in float64
+_SPLITTER = 134217729.0  # 2**27 + 1: Dekker's constant, cuts a double into two halves of 26 bits
+
+
+def log_of_poles(poles: Tensor) -> Tensor:
+    """``log(poles)``, complex128, with ``log|pole|`` correct to a few ulp *relative* even at ``|pole| = 1 - 1e-15``.
+
+    ``log|z| = log1p(x^2 + y^2 - 1) / 2``, where the squares are split exactly (Dekker 1971) before 1 is taken away.
+    A pole at zero gets the most negative logarithm whose exponential is zero.
+    """
+    z = poles.to(torch.complex128)
+    x, y = z.real.abs(), z.imag.abs()
+    big, small = torch.maximum(x, y), torch.minimum(x, y)
+    (hi_big, lo_big), (hi_small, lo_small) = _exact_square(big), _exact_square(small)
+    excess = ((hi_big - 1) + hi_small) + (lo_big + lo_small)  # hi_big - 1 is exact for |z| near 1 (Sterbenz)
+    near_circle = excess.abs() < 0.5
+    modulus = torch.where(near_circle, torch.log1p(excess.clamp(min=-0.5)) / 2, torch.hypot(x, y).log())
+    return torch.complex(modulus.clamp(min=_SMALLEST_LOG), z.angle())
+
+
+def _exact_square(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Two doubles whose sum is exactly ``x * x``."""
+    high = x * _SPLITTER - (x * _SPLITTER - x)
+    low = x - high
+    square = x * x
+    return square, ((high * high - square) + 2 * high * low) + low * low
+
+
+def _expm1(z: Tensor) -> Tensor:
+    """``exp(z) - 1`` for complex `z` with a non-positive or small real part, without cancellation."""
+    turns = torch.round(z.imag / (2 * torch.pi))
+    angle = z.imag - turns * (2 * torch.pi)
+    growth = torch.expm1(z.real)
+    half_sine = torch.sin(angle / 2)
+    return torch.complex(growth * torch.cos(angle) - 2 * half_sine**2, torch.exp(z.real) * torch.sin(angle))
+
+
+def one_minus_products(left: Tensor, right: Tensor) -> Tensor:
+    """``1 - exp(left + right)``, complex128: from logarithms, so that it is exact where the product is near 1."""
+    return -_expm1(left + right)
+
+
+def pole_differences(logs: Tensor, log_pivot: Tensor) -> Tensor:
+    """``exp(logs) - exp(log_pivot)``, complex128, exact inside a cluster of poles."""
+    difference = logs - log_pivot
+    close = difference.real.abs() < 1
+    near = torch.exp(log_pivot) * _expm1(torch.where(close, difference, torch.zeros_like(difference)))
+    return torch.where(close, near, torch.exp(logs) - torch.exp(log_pivot))
