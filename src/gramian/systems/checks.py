@@ -18,9 +18,12 @@ def check_shapes(system: LinearSystem) -> None:
     """Raise unless ``A``, ``B``, ``C`` and ``D`` fit together and the system has states, inputs and outputs."""
     A, B, C, D = system.A, system.B, system.C, system.D
     shapes = f"A {tuple(A.shape)}, B {tuple(B.shape)}, C {tuple(C.shape)}"
-    shapes += "" if D is None else f", D {tuple(D.shape)}"
+    shapes += "".join(
+        f", {field} {tuple(t.shape)}" for field, t in (("D", D), ("log_poles", system.log_poles)) if t is not None
+    )
     needed = (
-        "Needed: A (..., N) diagonal or (..., N, N) dense, B (..., N, H_in), C (..., H_out, N), D (..., H_out, H_in)."
+        "Needed: A (..., N) diagonal or (..., N, N) dense, B (..., N, H_in), C (..., H_out, N), D (..., H_out, H_in); "
+        "log_poles, of a diagonal system only, like A."
     )
     if B.ndim < 2 or C.ndim < 2:
         raise ShapeError(f"'{system.name}' has {shapes}.", needed)
@@ -28,7 +31,9 @@ def check_shapes(system: LinearSystem) -> None:
     diagonal = A.shape == (*batch, n)
     dense = A.shape == (*batch, n, n)
     fits = (diagonal or dense) and C.shape[:-2] == batch and C.shape[-1] == n
-    if not fits or (D is not None and D.shape[-2:] != (C.shape[-2], B.shape[-1])):
+    direct = (C.shape[-2], B.shape[-1])
+    fits = fits and (D is None or D.shape in (direct, (*batch, *direct)))
+    if not fits or (system.log_poles is not None and (dense or system.log_poles.shape != A.shape)):
         raise ShapeError(f"'{system.name}' has {shapes}.", needed)
     if system.real_part and not diagonal:
         raise ShapeError(
@@ -45,8 +50,10 @@ def check_shapes(system: LinearSystem) -> None:
 
 def check_finite(system: LinearSystem) -> None:
     """Raise if an entry is NaN or infinite, and say where."""
-    for field in ("A", "B", "C", "D"):
+    for field in ("A", "B", "C", "D", "log_poles"):
         tensor = getattr(system, field)
+        if tensor is None:
+            continue
         bad = ~torch.isfinite(tensor)
         if bad.any():
             first = tuple(int(i) for i in bad.nonzero()[0])

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gramian.errors import ShapeError
 from gramian.systems.gramians import Factors, equilibrated, malmquist_takenaka
 from gramian.systems.hankel import check_rank, energy_rank, hankel_singular_values
-from gramian.systems.linear_system import LinearSystem
+from gramian.systems.linear_system import LinearSystem, diagonal_if_accurate
 from gramian.systems.precise import one_minus_products
 
 __all__ = ["Movement", "Overlap", "hsv_movement", "rank_certificate", "subspace_overlap"]
@@ -42,16 +43,28 @@ def hsv_movement(before: LinearSystem, after: LinearSystem) -> Movement:
     Raises
     ------
     ShapeError
-        When inputs and outputs do not match.
+        When inputs and outputs do not match, or for a batch.
     """
+    _check_single(before, after)
     difference = before - after
     exact = malmquist_takenaka if difference.is_diagonal else equilibrated
+    if difference.is_diagonal:
+        before, after = diagonal_if_accurate(before), diagonal_if_accurate(after)
     first, second = hankel_singular_values(before, exact), hankel_singular_values(after, exact)
     longest = max(len(first), len(second))
     first = torch.nn.functional.pad(first, (0, longest - len(first)))
     second = torch.nn.functional.pad(second, (0, longest - len(second)))
     moved, room = (first - second).abs(), hankel_singular_values(difference, exact)
     return Movement(*(float(x) for x in (moved.max(), room.max(), moved.norm(), room.norm(), moved.sum(), room.sum())))
+
+
+def _check_single(*systems: LinearSystem) -> None:
+    for system in systems:
+        if system.batch_shape:
+            raise ShapeError(
+                f"'{system.name}' is a batch of shape {tuple(system.batch_shape)}; needed: one system.",
+                cure="Compare the systems of a batch one by one.",
+            )
 
 
 @dataclass(frozen=True)
@@ -67,9 +80,18 @@ def subspace_overlap(before: LinearSystem, after: LinearSystem, rank: int) -> Ov
 
     The singular vectors of the Hankel operator live in signal space, so they can be compared between systems:
     ``past = ||W1* X W2||_F^2 / r`` with ``X = sum_k A1^k B1 B2* A2*^k``, and ``future`` likewise with
-    ``Y = sum_k A1*^k C1* C2 A2^k``. Both systems must be diagonal.
+    ``Y = sum_k A1*^k C1* C2 A2^k``.
+
+    Raises
+    ------
+    ShapeError
+        For a dense system, a batch, or a rank that one of the systems does not have.
     """
+    _check_single(before, after)
     check_rank(rank, min(before.order, after.order))
+    for system in (before, after):
+        if not system.is_diagonal:
+            raise ShapeError(f"'{system.name}' is dense.", cure="Call system.diagonalized() first.")
     one, two = before.augmented(), after.augmented()
     logs_one, logs_two = one.log_poles[:, None], two.log_poles[None, :]
     X = (one.B @ two.B.mH) / one_minus_products(logs_one, logs_two.conj())

@@ -70,7 +70,7 @@ def bound_rank(hsv: Tensor, tolerance: float) -> int:
 
     `hsv` has shape ``(order,)``, descending.
     """
-    tails = 2 * (hsv.sum() - hsv.cumsum(-1)).clamp(min=0)
-    tails[-1] = 0.0
+    sums = hsv.flip(-1).cumsum(-1).flip(-1)  # from the smallest up: a difference of two large sums loses small tails
+    tails = 2 * torch.cat([sums[1:], sums.new_zeros(1)])
     fits = tails <= tolerance * (1 + 1e-12)
     return int(fits.nonzero()[0]) + 1 if fits.any() else len(hsv)

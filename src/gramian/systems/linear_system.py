@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gramian.errors import ShapeError
+from gramian.errors import GramianError, ShapeError
 from gramian.systems.checks import check_finite, check_shapes, check_stable
 from gramian.systems.precise import log_of_poles
 
 if TYPE_CHECKING:
     from gramian.systems.projections import Reducer
 
-__all__ = ["LinearSystem"]
+__all__ = ["LinearSystem", "diagonal_if_accurate"]
 
-_WELL_CONDITIONED = 1e4  # a dense summand is diagonalised only if that costs at most four digits
+_WELL_CONDITIONED = 1e4  # a dense system is diagonalised unasked only if that costs at most four digits
+_DEFECTIVE = 1e15  # eigenvectors that float64 cannot tell from linearly dependent ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +73,13 @@ class LinearSystem:
             "D": D.expand(*self.batch_shape, self.n_outputs, self.n_inputs),
         }
         for field, tensor in stored.items():
-            object.__setattr__(self, field, tensor.detach().to("cpu", dtype))
+            object.__setattr__(self, field, tensor.detach().to("cpu", dtype, copy=True))
+        logs: Tensor | None = self.log_poles
+        if logs is not None:
+            object.__setattr__(self, "log_poles", logs.detach().to("cpu", torch.complex128, copy=True))
         check_finite(self)
-        if self.is_diagonal:
-            logs = log_of_poles(self.A) if self.log_poles is None else self.log_poles.detach().cpu()
-            object.__setattr__(self, "log_poles", logs.to(torch.complex128))
+        if self.is_diagonal and logs is None:
+            object.__setattr__(self, "log_poles", log_of_poles(self.A))
         check_stable(self)
 
     @property
@@ -129,18 +132,30 @@ class LinearSystem:
             name=self.name,
         )
 
+    def times_A(self, V: Tensor) -> Tensor:
+        """``A V`` for ``V`` (..., order, k); for a real-part system in the coordinates ``(Re x, Im x)``."""
+        if not self.is_diagonal:
+            return self.A @ V.to(self.A.dtype)
+        A = self.A[..., :, None]
+        if not self.real_part:
+            return A * V
+        upper, lower = V.real.chunk(2, -2) if V.is_complex() else V.chunk(2, -2)
+        re, im = (A.real, A.imag) if A.is_complex() else (A, torch.zeros_like(A))
+        return torch.cat([re * upper - im * lower, im * upper + re * lower], -2)
+
+    def input_output_matrices(self) -> tuple[Tensor, Tensor]:
+        """``B`` and ``C``; for a real-part system in the coordinates ``(Re x, Im x)``."""
+        if not self.real_part:
+            return self.B, self.C
+        B, C = self.B.to(torch.complex128), self.C.to(torch.complex128)
+        return torch.cat([B.real, B.imag], -2), torch.cat([C.real, -C.imag], -1)
+
     def real_coordinates(self) -> LinearSystem:
         """A real-part system as the real dense one of order 2N with state ``(Re x, Im x)``; others as they are."""
         if not self.real_part:
             return self
-        re, im = torch.diag_embed(self.poles.real), torch.diag_embed(self.A.to(torch.complex128).imag)
-        n = self.B.shape[-2]
-        A = re.clone()
-        A[..., :n, n:], A[..., n:, :n] = -im, im
-        B, C = self.B.to(torch.complex128), self.C.to(torch.complex128)
-        return LinearSystem(
-            A, torch.cat([B.real, B.imag], -2), torch.cat([C.real, -C.imag], -1), self.D.real, name=self.name
-        )
+        A = self.times_A(torch.eye(self.order, dtype=torch.float64))
+        return LinearSystem(A, *self.input_output_matrices(), self.D.real, name=self.name)
 
     def dense(self) -> LinearSystem:
         """The same system with ``A`` as a matrix (real, of order 2N, for a real-part system)."""
@@ -154,12 +169,23 @@ class LinearSystem:
         """The same system with a diagonal ``A``, and the condition number of the eigenvectors, shape ``(...)``.
 
         About ``log10`` of that number is how many of the 16 digits are lost on the way.
+
+        Raises
+        ------
+        GramianError
+            When ``A`` has no basis of eigenvectors.
         """
         if self.is_diagonal:
             return self, torch.ones(self.batch_shape, dtype=torch.float64)
         poles, T = torch.linalg.eig(self.A)
-        B, C = torch.linalg.solve(T, self.B.to(T.dtype)), self.C.to(T.dtype) @ T
-        return LinearSystem(poles, B, C, self.D.to(T.dtype), name=self.name), torch.linalg.cond(T)
+        condition = torch.linalg.cond(T)
+        if not (condition < _DEFECTIVE).all():
+            raise GramianError(
+                f"'{self.name}' has no basis of eigenvectors (condition number {float(condition.max()):.1g}).",
+                "A multiple pole of a dense system, such as a delay line, can have too few of them.",
+                "Keep the system dense.",
+            )
+        return _in_modes(self, poles, T), condition
 
     def project(self, reducer: Reducer) -> LinearSystem:
         """The reduced-order model that a projection (or singular perturbation) makes of this system."""
@@ -192,14 +218,26 @@ class LinearSystem:
         return self + (-other)
 
 
+def diagonal_if_accurate(system: LinearSystem) -> LinearSystem:
+    """`system` in its modes if the way there costs at most four digits, and as it is otherwise."""
+    if system.is_diagonal:
+        return system
+    poles, T = torch.linalg.eig(system.A)
+    return _in_modes(system, poles, T) if (torch.linalg.cond(T) < _WELL_CONDITIONED).all() else system
+
+
+def _in_modes(system: LinearSystem, poles: Tensor, T: Tensor) -> LinearSystem:
+    B, C = torch.linalg.solve(T, system.B.to(T.dtype)), system.C.to(T.dtype) @ T
+    return LinearSystem(poles, B, C, system.D.to(T.dtype), name=system.name)
+
+
 def _alike(first: LinearSystem, second: LinearSystem) -> tuple[LinearSystem, LinearSystem]:
     """Both systems in one form, diagonal wherever that costs no accuracy, and in one dtype."""
     if first.real_part != second.real_part:
         first, second = first.augmented(), second.augmented()
     if first.is_diagonal != second.is_diagonal:
-        (one, cond_one), (two, cond_two) = first.diagonalized(), second.diagonalized()
-        well = float(torch.maximum(cond_one, cond_two).max()) < _WELL_CONDITIONED
-        first, second = (one, two) if well else (first.dense(), second.dense())
+        one, two = diagonal_if_accurate(first), diagonal_if_accurate(second)
+        first, second = (one, two) if one.is_diagonal and two.is_diagonal else (first.dense(), second.dense())
     dtype = torch.promote_types(first.A.dtype, second.A.dtype)
     return _cast(first, dtype), _cast(second, dtype)
 

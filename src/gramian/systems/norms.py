@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gramian.errors import ShapeError
-from gramian.systems.gramians import equilibrated, malmquist_takenaka
+from gramian.systems.gramians import equilibrated, malmquist_takenaka, observability_factor
 from gramian.systems.hankel import hankel_singular_values
-from gramian.systems.linear_system import LinearSystem
+from gramian.systems.linear_system import LinearSystem, diagonal_if_accurate
 from gramian.systems.precise import one_minus_products
 
 __all__ = ["HinfNorm", "frequency_response", "h2_norm", "hinf_norm", "impulse_response", "simulate"]
@@ -82,8 +82,8 @@ def _resolvent(system: LinearSystem, omega: Tensor) -> Tensor:
 def hinf_norm(system: LinearSystem, rtol: float = 1e-6) -> HinfNorm:
     """The H-infinity norm ``max_omega ||G(exp(i omega))||_2``: the worst gain over all input signals.
 
-    Measured on a uniform grid, together with points at every pole's angle and one and two bandwidths ``1 - |l|``
-    beside it, and then refined around the highest peaks until the maximum moves by less than `rtol`. The result
+    Measured on a uniform grid, together with points at every pole's angle and a bandwidth ``1 - |l|`` to both
+    sides, and then refined around the highest peaks until the maximum moves by less than `rtol`. The result
     knows its guaranteed bracket (``norm.lower``, ``norm.upper``).
 
     Parameters
@@ -118,19 +118,16 @@ def _is_complex(system: LinearSystem) -> bool:
 
 
 def _for_gains(system: LinearSystem) -> LinearSystem:
-    """Diagonal where that is accurate: a resolvent costs N operations instead of N^3."""
-    system = system.augmented()
-    if system.is_diagonal:
-        return system
-    diagonal, condition = system.diagonalized()
-    return diagonal if float(condition) < 1e4 else system
+    """Complex, and diagonal where that is accurate: a resolvent costs N operations instead of N^3."""
+    system = diagonal_if_accurate(system.augmented())
+    return LinearSystem(system.A.to(torch.complex128), system.B, system.C, system.D, system.log_poles, name=system.name)
 
 
 def _first_grid(system: LinearSystem, whole_circle: bool) -> Tensor:
     uniform = torch.linspace(-torch.pi if whole_circle else 0.0, torch.pi, _UNIFORM, dtype=torch.float64)
     poles = system.poles
     width = 1 - poles.abs()
-    offsets = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+    offsets = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
     near = (poles.angle()[:, None] + width[:, None] * offsets).flatten()
     near = torch.remainder(near + torch.pi, 2 * torch.pi) - torch.pi
     if not whole_circle:  # a real system has the same gain at -omega
@@ -149,13 +146,13 @@ def _between_peaks(omega: Tensor, gains: Tensor, peaks: int = 8, points: int = 9
 
 
 def _gains(system: LinearSystem, omega: Tensor) -> Tensor:
-    """``||G(exp(i omega))||_2``, shape ``(M,)``; left at 0 where the Frobenius norm shows that it is not the largest."""
+    """``||G(exp(i omega))||_2``, shape ``(M,)``; 0 where the Frobenius norm rules out a maximum."""
     if not system.is_diagonal:
         parts = omega.split(max(1, _CHUNK_ENTRIES // system.order**2))
         return torch.cat([_gain_by_svd(system, part) for part in parts])
     many_channels = min(system.n_inputs, system.n_outputs) > _EXACT_SVD
     measure, rounds = (_gain_by_iteration, 2) if many_channels else (_gain_by_svd, 8)
-    ceiling = _frobenius_norms(system, omega)
+    ceiling = _ceilings(system, omega)
     gains = torch.zeros_like(omega)
     for part in ceiling.argsort(descending=True).split(_SCREENED)[:rounds]:
         part = part[ceiling[part] > gains.max()]
@@ -169,14 +166,20 @@ def _gain_by_svd(system: LinearSystem, omega: Tensor) -> Tensor:
     return torch.linalg.svdvals(frequency_response(system, omega))[..., 0]
 
 
-def _frobenius_norms(system: LinearSystem, omega: Tensor) -> Tensor:
-    """``||G||_F^2 = w* ((B B*) o (C* C)^T) w + 2 Re tr(D* C diag(w) B) + ||D||_F^2`` with ``w`` the resolvent."""
+def _ceilings(system: LinearSystem, omega: Tensor) -> Tensor:
+    """Frobenius norms, rounded up by what rounding may have taken: no gain is larger.
+
+    ``||G||_F^2 = w* ((B B*) o (C* C)^T) w + 2 Re tr(D* C diag(w) B) + ||D||_F^2`` with ``w`` the resolvent. For the
+    difference of two nearly equal systems the terms cancel, and what is left of them is rounding.
+    """
     w = _resolvent(system, omega)
     B, C, D = system.B, system.C, system.D
     coupling = (B @ B.mH) * (C.mH @ C).mT
     quadratic = ((w @ coupling) * w.conj()).sum(-1).real
     linear = w @ ((B @ D.mH) * C.mT).sum(-1)
-    return (quadratic + 2 * linear.real + D.abs().square().sum()).clamp(min=0).sqrt()
+    terms = w.abs() @ (B.abs().square().sum(-1) * C.abs().square().sum(-2)).sqrt() + D.abs().square().sum().sqrt()
+    rounding = 8 * system.order * torch.finfo(torch.float64).eps * terms.square()
+    return ((quadratic + 2 * linear.real + D.abs().square().sum()).clamp(min=0) + rounding).sqrt()
 
 
 def _gain_by_iteration(system: LinearSystem, omega: Tensor) -> Tensor:
@@ -202,16 +205,15 @@ def _times(matrix: Tensor, blocks: Tensor) -> Tensor:
 def h2_norm(system: LinearSystem) -> Tensor:
     """The H2 norm: root of the sum of squares of the impulse response; exact, from a Gramian factor.
 
-    ``||G||_2^2 = tr(B* Q B) + 2 Re tr(D* C B) + ||D||_F^2``, with ``tr(B* Q B) = ||F_o* B||_F^2`` so that small
-    norms of difference systems keep their digits. Shape ``(...)``, float64.
+    ``||G||_2^2 = ||C B + D||_F^2 + ||F_o* A B||_F^2``, the first response and the sum of all later ones with
+    ``Q = F_o F_o*``: sums of squares, so that small norms of difference systems keep their digits. Shape ``(...)``,
+    float64.
     """
-    route = malmquist_takenaka if system.is_diagonal else equilibrated
-    observability = route(system).observability
-    real = system.real_coordinates()
-    B, C, D = real.B, real.C, real.D
-    energy = (observability.mH @ B.to(observability.dtype)).abs().square().sum((-2, -1))
-    direct = (D.conj() * (2 * C @ B + D)).real.sum((-2, -1))
-    return (energy + direct).clamp(min=0).sqrt()
+    F = observability_factor(system) if system.is_diagonal else equilibrated(system).observability
+    B, C = system.input_output_matrices()
+    first = C @ B + (system.D.real if system.real_part else system.D)
+    later = F.mH @ system.times_A(B).to(F.dtype)
+    return (first.abs().square().sum((-2, -1)) + later.abs().square().sum((-2, -1))).sqrt()
 
 
 def impulse_response(system: LinearSystem, length: int) -> Tensor:

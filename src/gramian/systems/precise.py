@@ -7,7 +7,8 @@ from torch import Tensor
 
 __all__ = ["log_of_poles", "one_minus_products", "pole_differences"]
 
-_SMALLEST_LOG = -745.0  # exp() of anything below is 0 in float64
+_SMALLEST_LOG = -746.0  # exp() of it is 0 in float64
+_PI_REST = 1.2246467991473532e-16  # what float64 rounds off pi
 _SPLITTER = 134217729.0  # 2**27 + 1: Dekker's constant, cuts a double into two halves of 26 bits
 
 
@@ -15,7 +16,7 @@ def log_of_poles(poles: Tensor) -> Tensor:
     """``log(poles)``, complex128, with ``log|pole|`` correct to a few ulp *relative* even at ``|pole| = 1 - 1e-15``.
 
     ``log|z| = log1p(x^2 + y^2 - 1) / 2``, where the squares are split exactly (Dekker 1971) before 1 is taken away.
-    A pole at zero gets the most negative logarithm whose exponential is zero.
+    A pole at zero gets a finite logarithm whose exponential is zero.
     """
     z = poles.to(torch.complex128)
     x, y = z.real.abs(), z.imag.abs()
@@ -35,23 +36,28 @@ def _exact_square(x: Tensor) -> tuple[Tensor, Tensor]:
     return square, ((high * high - square) + 2 * high * low) + low * low
 
 
-def _expm1(z: Tensor) -> Tensor:
-    """``exp(z) - 1`` for complex `z` with a non-positive or small real part, without cancellation."""
-    turns = torch.round(z.imag / (2 * torch.pi))
-    angle = z.imag - turns * (2 * torch.pi)
-    growth = torch.expm1(z.real)
-    half_sine = torch.sin(angle / 2)
-    return torch.complex(growth * torch.cos(angle) - 2 * half_sine**2, torch.exp(z.real) * torch.sin(angle))
+def _expm1_of_sum(left: Tensor, right: Tensor) -> Tensor:
+    """``exp(left + right) - 1`` where the sum has a non-positive or small real part, without cancellation.
+
+    Whole turns are taken out before the angles are added, half a turn from each: two angles near pi (poles near -1)
+    have a sum near 2 pi, which has no digits left for the difference.
+    """
+    growth = left.real + right.real
+    turns = torch.round((left.imag + right.imag) / (2 * torch.pi))
+    angle = (left.imag - turns * torch.pi) + (right.imag - turns * torch.pi) - 2 * turns * _PI_REST
+    cosine_minus_one = -2 * torch.sin(angle / 2) ** 2
+    return torch.complex(
+        torch.expm1(growth) * torch.cos(angle) + cosine_minus_one, torch.exp(growth) * torch.sin(angle)
+    )
 
 
 def one_minus_products(left: Tensor, right: Tensor) -> Tensor:
     """``1 - exp(left + right)``, complex128: from logarithms, so that it is exact where the product is near 1."""
-    return -_expm1(left + right)
+    return -_expm1_of_sum(left, right)
 
 
 def pole_differences(logs: Tensor, log_pivot: Tensor) -> Tensor:
     """``exp(logs) - exp(log_pivot)``, complex128, exact inside a cluster of poles."""
-    difference = logs - log_pivot
-    close = difference.real.abs() < 1
-    near = torch.exp(log_pivot) * _expm1(torch.where(close, difference, torch.zeros_like(difference)))
+    close = (logs - log_pivot).real.abs() < 1
+    near = torch.exp(log_pivot) * _expm1_of_sum(torch.where(close, logs, log_pivot), -log_pivot)
     return torch.where(close, near, torch.exp(logs) - torch.exp(log_pivot))

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _NUMERICAL_ZERO = 1e-13  # relative to the largest Hankel singular value: below it, directions are rounding noise
+_ROUNDING = 1e-15  # relative to the terms of F_o* F_c: where they cancel, even the largest value is rounding noise
 
 
 class Reducer(Protocol):
@@ -81,16 +82,16 @@ class Projection:
 
     def apply(self, system: LinearSystem) -> LinearSystem:
         """The reduced-order model ``(W* A V, W* B, C V, D)``, dense, of order `rank`."""
-        if system.real_part:
-            system = system.real_coordinates()
         if self.V.shape[-2] != system.order:
             raise ShapeError(
                 f"the projection is made for order {self.V.shape[-2]}, '{system.name}' has order {system.order}.",
                 cure="Choose the projection from the system that it is applied to.",
             )
-        AV = system.A[..., :, None] * self.V if system.is_diagonal else system.A @ self.V.to(system.A.dtype)
-        W, B, C = self.W.mH.to(AV.dtype), system.B.to(AV.dtype), system.C.to(AV.dtype)
-        return LinearSystem(W @ AV, W @ B, C @ self.V.to(AV.dtype), system.D, name=f"{system.name} reduced")
+        B, C = system.input_output_matrices()
+        AV = system.times_A(self.V)
+        W, V = self.W.mH.to(AV.dtype), self.V.to(AV.dtype)
+        D = system.D.real if system.real_part else system.D
+        return LinearSystem(W @ AV, W @ B.to(AV.dtype), C.to(AV.dtype) @ V, D, name=f"{system.name} reduced")
 
 
 @dataclass(frozen=True)
@@ -135,14 +136,16 @@ def balanced(
     -------
     Projection
         Of rank `rank`, or of the numerical order where that is smaller: states whose Hankel singular value is below
-        ``1e-13`` of the largest contribute nothing and are dropped.
+        ``1e-13`` of the largest contribute nothing and are dropped, and so are those that are rounding noise of the
+        terms ``(P_ii Q_ii)^(1/2)`` which the values are made of.
     """
     check_rank(rank, system.order)
     factors = route(system).real() if system.real_part else route(system)
     F_c, F_o = factors.controllability, factors.observability
     U, sigma, Xh = torch.linalg.svd(F_o.mH @ F_c, full_matrices=False)
     sigma, n = sigma[..., : system.order], system.order
-    significant = sigma > _NUMERICAL_ZERO * sigma[..., :1]
+    terms = (F_o.abs().square().sum(-1) * F_c.abs().square().sum(-1)).sqrt().sum(-1)  # sum_i (P_ii Q_ii)^(1/2)
+    significant = sigma > torch.maximum(_NUMERICAL_ZERO * sigma[..., 0], _ROUNDING * terms)[..., None]
     numerical_order = max(1, int(significant.sum(-1).max()))
     sequence = torch.arange(numerical_order) if order is None else order(numerical_order)
     kept = sequence[: min(rank, numerical_order)]
@@ -221,7 +224,13 @@ class SingularPerturbation:
         settled = torch.linalg.solve(eye - A[..., r:, r:], torch.cat([A[..., r:, :r], B[..., r:, :]], -1))
         X, Y = settled[..., :r], settled[..., r:]
         A_r, B_r = A[..., :r, :r] + A[..., :r, r:] @ X, B[..., :r, :] + A[..., :r, r:] @ Y
-        C_r = torch.linalg.solve(A_r, C[..., :r] + C[..., r:] @ X, left=False)  # read after the update again
+        C_r, singular = torch.linalg.solve_ex(A_r, C[..., :r] + C[..., r:] @ X, left=False)  # read after the update
+        if singular.any():
+            raise GramianError(
+                f"'{system.name}' residualised to {r} states has a pole at zero, as delay lines have.",
+                "Its output cannot be read after the update, which is how systems are written here.",
+                "Use another rank, or `balanced`.",
+            )
         D_r = D + C[..., r:] @ Y - C_r @ B_r
         return LinearSystem(A_r, B_r, C_r, D_r, name=f"{system.name} residualised")
 

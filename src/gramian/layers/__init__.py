@@ -1,0 +1,1 @@
+"""State space layers, and the protocol by which any layer can be made smaller."""

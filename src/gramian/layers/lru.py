@@ -1,0 +1,173 @@
+"""The linear recurrent unit (LRU): a diagonal complex recurrence between two dense maps.
+
+    x[k] = lambda * x[k-1] + gamma * (B u[k])        lambda = exp(-exp(nu_log) + i exp(theta_log))
+    y[k] = Re(C x[k]) + D * u[k]                     gamma  = exp(gamma_log)
+
+``|lambda| < 1`` whatever the parameters are. Orvieto et al., *Resurrecting Recurrent Neural Networks for Long
+Sequences* (ICML 2023, arXiv 2303.06349), section 3 and appendix A.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gramian.errors import ConfigError, ShapeError, did_you_mean
+from gramian.kernels import diagonal_ssm
+from gramian.layers.lru_reduction import MAX_LOG_ANGLE, MIN_DECAY, lru_system, propose_lru
+from gramian.layers.reducible import Reduction, Spectrum
+from gramian.systems.hankel import hankel_singular_values
+from gramian.systems.linear_system import LinearSystem
+from gramian.systems.projections import Choice, balanced
+
+__all__ = ["LRU"]
+
+
+class LRU(nn.Module):
+    """Linear recurrent unit with `d_state` complex states between `d_model` inputs and outputs.
+
+    Parameters
+    ----------
+    d_model
+        Channels H in and out.
+    d_state
+        Complex states N.
+    r_min, r_max
+        The ring in which ``|lambda|`` starts, uniform in area.
+    max_phase
+        Angles of ``lambda`` start uniform in ``[0, max_phase]`` (rad/sample).
+    realization
+        Which system is balanced when states are cut. ``"real"`` (the default) is the layer's own real
+        input-output map, of order 2N. ``"complex"`` treats the output as if it were complex, as the published
+        reference code of CompreSSM does: its values change when a mode is replaced by its conjugate, although the
+        layer does not.
+    backend
+        Of the recurrence; see `gramian.kernels.diagonal_ssm`.
+
+    Attributes
+    ----------
+    nu_log, theta_log, gamma_log
+        ``(N,)``: logs of decay and angle of the poles, and of the input normalisation.
+    B_re, B_im, C_re, C_im, D
+        ``(N, H)``, ``(N, H)``, ``(H, N)``, ``(H, N)``, ``(H,)``.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int,
+        *,
+        r_min: float = 0.9,
+        r_max: float = 0.999,
+        max_phase: float = 2 * math.pi,
+        realization: Literal["real", "complex"] = "real",
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        _check_configuration(d_model, d_state, r_min, r_max, realization)
+        self.d_model, self.realization, self.backend = d_model, realization, backend
+        ring = torch.rand(d_state) * (r_max**2 - r_min**2) + r_min**2  # |lambda|^2
+        decay = (-0.5 * torch.log(ring)).clamp(min=MIN_DECAY)
+        self.nu_log = nn.Parameter(decay.log())
+        self.theta_log = nn.Parameter((max_phase * torch.rand(d_state)).clamp(min=1e-8).log())
+        self.gamma_log = nn.Parameter(0.5 * torch.log(-torch.expm1(-2 * decay)))
+        self.B_re = nn.Parameter(torch.randn(d_state, d_model) / math.sqrt(2 * d_model))
+        self.B_im = nn.Parameter(torch.randn(d_state, d_model) / math.sqrt(2 * d_model))
+        self.C_re = nn.Parameter(torch.randn(d_model, d_state) / math.sqrt(d_state))
+        self.C_im = nn.Parameter(torch.randn(d_model, d_state) / math.sqrt(d_state))
+        self.D = nn.Parameter(torch.randn(d_model))
+
+    @property
+    def d_state(self) -> int:
+        """Complex states the layer has now."""
+        return self.nu_log.shape[0]
+
+    def extra_repr(self) -> str:
+        return f"d_model={self.d_model}, d_state={self.d_state}, realization={self.realization!r}"
+
+    def initial_state(self, batch: int) -> Tensor:
+        """The zero state, complex ``(batch, N)``."""
+        dtype = torch.complex128 if self.nu_log.dtype == torch.float64 else torch.complex64
+        return torch.zeros(batch, self.d_state, dtype=dtype, device=self.nu_log.device)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Outputs ``(batch, L, H)`` for inputs ``(batch, L, H)``, from a zero state; in the dtype of `u`."""
+        return self.scan(u)[0]
+
+    def scan(self, u: Tensor, state: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Outputs and final state, from `state` on: a long sequence can be fed in pieces.
+
+        Parameters
+        ----------
+        u
+            ``(batch, L, H)``, any floating dtype; computed in float32 (float64 for a float64 layer), also under
+            autocast.
+        state
+            Complex ``(batch, N)``; zero if not given.
+        lengths
+            Real steps of each padded sequence, int64 ``(batch,)``. The returned state is the one after those.
+        """
+        with torch.autocast(u.device.type, enabled=False):
+            decay, angle, B, C = self._recurrence()
+            inputs = u.to(decay.dtype)
+            y, state = diagonal_ssm(inputs, decay, angle, B, C, state, lengths, self.backend)
+            return (y + self.D.to(decay.dtype) * inputs).to(u.dtype), state
+
+    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: output ``(batch, H)`` and new state ``(batch, N)`` for an input ``(batch, H)``."""
+        with torch.autocast(u.device.type, enabled=False):
+            decay, angle, B, C = self._recurrence()
+            inputs = u.to(decay.dtype)
+            state = torch.polar(torch.exp(-decay), angle) * state + inputs.to(B.dtype) @ B.mT
+            y = (state @ C.mT).real + self.D.to(decay.dtype) * inputs
+            return y.to(u.dtype), state
+
+    def _recurrence(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Decay, angle, ``gamma B`` and C, in float32 (float64 for a float64 layer)."""
+        dtype = torch.float64 if self.nu_log.dtype == torch.float64 else torch.float32
+        decay = self.nu_log.to(dtype).exp().clamp(min=MIN_DECAY)
+        angle = self.theta_log.to(dtype).clamp(max=MAX_LOG_ANGLE).exp()
+        gamma = self.gamma_log.to(dtype).exp()[:, None]
+        B = torch.complex(gamma * self.B_re.to(dtype), gamma * self.B_im.to(dtype))
+        return decay, angle, B, torch.complex(self.C_re.to(dtype), self.C_im.to(dtype))
+
+    def linear_system(self) -> LinearSystem:
+        """The layer's map in float64, computed from the logs of its parameters: exact next to the unit circle."""
+        return lru_system(dict(self.named_parameters()), self.realization)
+
+    def spectrum(self) -> Spectrum:
+        """Hankel singular values of the layer: 2N of them for the real map, N for the complex one."""
+        system = self.linear_system()
+        measure = f"Hankel singular values ({self.realization} realization)"
+        return Spectrum(hankel_singular_values(system), measure, self.d_state, system)
+
+    def propose(self, rank: int, choose: Choice = balanced) -> Reduction:
+        """The layer with at most `rank` complex states, chosen by `choose`; changes nothing."""
+        return propose_lru(dict(self.named_parameters()), self.realization, rank, choose)
+
+    def apply_(self, reduction: Reduction) -> None:
+        """Become the proposed layer in place. Parameters keep identity and flags; gradients are dropped."""
+        if not reduction.accepted or reduction.before != self.d_state:
+            raise ShapeError(
+                f"a reduction from {reduction.before} to {reduction.after} states was given to a layer with "
+                f"{self.d_state} states{': ' + reduction.reason if reduction.reason else ''}.",
+                "A reduction can be applied once, to the layer that proposed it, and only if it was not refused.",
+                "Call propose() again and look at reduction.accepted.",
+            )
+        for name, tensor in reduction.tensors.items():
+            parameter = self.get_parameter(name)
+            parameter.data = tensor.to(parameter.device, parameter.dtype, copy=True)
+            parameter.grad = None
+
+
+def _check_configuration(d_model: int, d_state: int, r_min: float, r_max: float, realization: str) -> None:
+    if d_model < 1 or d_state < 1:
+        raise ShapeError(f"d_model={d_model}, d_state={d_state} were given; needed: at least 1 of each.")
+    if not 0 <= r_min < r_max <= 1:
+        raise ConfigError(f"r_min={r_min}, r_max={r_max} were given; needed: 0 <= r_min < r_max <= 1.")
+    if realization not in ("real", "complex"):
+        hint = did_you_mean(realization, ("real", "complex"))
+        raise ConfigError(f"realization='{realization}' was given; needed: 'real' or 'complex'.{hint}")

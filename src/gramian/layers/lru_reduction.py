@@ -1,0 +1,120 @@
+"""How an LRU becomes a linear system and a smaller LRU again, and how its optimizer moments follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gramian.layers.reducible import MomentMap, Reduction
+from gramian.layers.truncation import Candidate, truncate
+from gramian.systems.linear_system import LinearSystem
+from gramian.systems.modes import Modes
+from gramian.systems.projections import Choice
+
+__all__ = ["MAX_LOG_ANGLE", "MIN_DECAY", "lru_system", "propose_lru"]
+
+MIN_DECAY = 2.0**-20  # -log|lambda| at least: exp(-MIN_DECAY) is still below 1 in float32, with room for rounding
+MAX_LOG_ANGLE = 4.0  # angles beyond 54 rad are clamped: float32 sine and cosine stay accurate
+_MIN_ANGLE = 1e-8  # a real positive pole: theta_log must stay finite
+_TRANSPORTED = 0.75  # of the states kept: below it, the poles' first moments say too little about the new poles
+
+
+def lru_system(parameters: Mapping[str, Tensor], realization: str) -> LinearSystem:
+    """The linear map of LRU `parameters` in float64."""
+    p = {name: tensor.detach().to("cpu", torch.float64) for name, tensor in parameters.items()}
+    decay, angle = p["nu_log"].exp().clamp(min=MIN_DECAY), p["theta_log"].clamp(max=MAX_LOG_ANGLE).exp()
+    logs = torch.complex(-decay, angle)
+    B = torch.complex(p["B_re"], p["B_im"]) * p["gamma_log"].exp()[:, None]
+    C = torch.complex(p["C_re"], p["C_im"])
+    return LinearSystem(logs.exp(), B, C, torch.diag(p["D"]), logs, realization == "real", "the LRU layer")
+
+
+def propose_lru(parameters: Mapping[str, Tensor], realization: str, rank: int, choose: Choice) -> Reduction:
+    """A smaller LRU with at most `rank` states; see `gramian.layers.truncation.truncate` for when it is refused."""
+    fom = lru_system(parameters, realization)
+    old = {name: tensor.detach().to("cpu", torch.float64) for name, tensor in parameters.items()}
+
+    def build(modes: Modes) -> Candidate:
+        modes, new = _pack(modes, old)
+        stored = {name: tensor.to(parameters[name].dtype) for name, tensor in new.items()}
+        system = lru_system({**stored, "D": parameters["D"]}, realization)
+        return Candidate(stored, _moment_maps(modes, old, new), system)
+
+    return truncate(fom, len(old["nu_log"]), rank, choose, build)
+
+
+def _pack(modes: Modes, old: Mapping[str, Tensor]) -> tuple[Modes, dict[str, Tensor]]:
+    """LRU parameters of `modes`, in float64. The free scale of a mode makes the rows of B as long as the old ones."""
+    decay = (-modes.poles.abs().log()).clamp(min=MIN_DECAY)
+    angle = torch.remainder(modes.poles.angle(), 2 * torch.pi).clamp(min=_MIN_ANGLE)
+    gamma = (-torch.expm1(-2 * decay)).sqrt()
+    row = torch.hypot(old["B_re"], old["B_im"]).square().sum(1).sqrt()
+    typical = row.clamp(min=torch.finfo(torch.float32).tiny).log().mean().exp()
+    length = modes.B.abs().square().sum(1).sqrt()
+    modes = modes.scaled(torch.where(length > 0, typical * gamma / length, 1.0))
+    B = modes.B / gamma[:, None]
+    new = {"nu_log": decay.log(), "theta_log": angle.log(), "gamma_log": gamma.log()}
+    return modes, new | {"B_re": B.real, "B_im": B.imag, "C_re": modes.C.real, "C_im": modes.C.imag}
+
+
+def _moment_maps(modes: Modes, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, MomentMap]:
+    """With ``x ~ V x'``: gradients of ``B' = W^T B`` are ``V^T g_B``, those of ``C' = C V`` are ``g_C W``."""
+    s = len(modes.poles)
+    gamma_old, gamma_new = old["gamma_log"].exp().repeat(2), new["gamma_log"].exp().repeat(2)
+    sign_old = torch.ones_like(gamma_old)
+    sign_old[len(gamma_old) // 2 :] = -1.0  # real coordinates hold -Im C
+    sign_new = torch.ones_like(gamma_new)
+    sign_new[s:] = -1.0
+    to_B = modes.V.mT * gamma_new[:, None] / gamma_old  # B is stored without gamma
+    to_C = modes.W.mT * sign_new[:, None] * sign_old
+    maps = {}
+    for half, rows in (("re", slice(0, s)), ("im", slice(s, 2 * s))):
+        maps[f"B_{half}"] = MomentMap(("B_re", "B_im"), to_B[rows], to_B[rows].square(), dim=0)
+        maps[f"C_{half}"] = MomentMap(("C_re", "C_im"), to_C[rows], to_C[rows].square(), dim=1)
+    return maps | _pole_moment_maps(modes, old, new)
+
+
+def _pole_moment_maps(modes: Modes, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, MomentMap]:
+    """Moments of the poles, from how much each old mode takes part in each new one.
+
+    A pole's gradient sees only the diagonal of ``dL/dA``, and the new poles also need the rest: first moments are
+    carried over while most states stay, and start from zero below three quarters. Second moments are averages of
+    the old ones, weighted by participation, so that steps keep their length.
+    """
+    direct, mirrored = _participation(modes)
+    weight = direct.abs() + mirrored.abs()
+    weight = weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    nu, theta, nu_new, theta_new = (p[name].exp() for p in (old, new) for name in ("nu_log", "theta_log"))
+    poles_old, poles_new = torch.exp(torch.complex(-nu, theta)), torch.exp(torch.complex(-nu_new, theta_new))
+    p = poles_new[:, None] * direct / poles_old
+    q = poles_new[:, None] * (mirrored / poles_old).conj()
+    to_nu = torch.cat([(p.real + q.real) / nu, (q.imag - p.imag) / theta], 1) * nu_new[:, None]
+    to_theta = torch.cat([(p.imag + q.imag) / nu, (p.real - q.real) / theta], 1) * theta_new[:, None]
+    to_gamma = direct.real + mirrored.real
+    if len(modes.poles) < _TRANSPORTED * len(nu):
+        to_nu, to_theta, to_gamma = (torch.zeros_like(m) for m in (to_nu, to_theta, to_gamma))
+    nothing = torch.zeros_like(weight)
+    pair = ("nu_log", "theta_log")
+    return {
+        "nu_log": MomentMap(pair, to_nu, torch.cat([weight, nothing], 1)),
+        "theta_log": MomentMap(pair, to_theta, torch.cat([nothing, weight], 1)),
+        "gamma_log": MomentMap(("gamma_log",), to_gamma, weight),
+    }
+
+
+def _participation(modes: Modes) -> tuple[Tensor, Tensor]:
+    """``dL/d lambda'_j = sum_i direct_ji dL/d lambda_i + conj(sum_i mirrored_ji dL/d lambda_i)``; each ``(s, N)``.
+
+    A new mode is made of old modes and of their conjugates: ``x_i = a_ij x'_j + b_ij conj x'_j``, and back likewise.
+    """
+    a, b = _complex_parts(modes.V)  # (N, s)
+    back, back_mirrored = _complex_parts(modes.W.mT)  # (s, N)
+    return a.mT * back, b.mT * back_mirrored.conj()
+
+
+def _complex_parts(M: Tensor) -> tuple[Tensor, Tensor]:
+    """A real matrix on ``(Re x, Im x)`` as ``x -> a x + b conj(x)``."""
+    (rr, ri), (ir, ii) = (half.chunk(2, 1) for half in M.chunk(2, 0))
+    return torch.complex(rr + ii, ir - ri) / 2, torch.complex(rr - ii, ir + ri) / 2

@@ -1,0 +1,225 @@
+"""The protocol by which a layer shows its spectrum, proposes a smaller self, and becomes it.
+
+Proposing and applying are separate acts, and a proposal is a value: it can be printed (a dry run), sent to other
+processes, stored in a checkpoint and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from gramian.errors import GramianError
+from gramian.systems.linear_system import LinearSystem
+from gramian.systems.projections import Choice, balanced
+
+__all__ = ["Measurement", "MomentMap", "Reducible", "Reduction", "Spectrum", "reducible_layers", "resize_like_"]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """How much each state direction of a layer matters.
+
+    Parameters
+    ----------
+    values
+        Descending, float64, ``(n,)``: Hankel singular values, or calibrated scores.
+    measure
+        What the values are, in words.
+    d_state
+        States the layer is configured with. ``n`` may be a multiple of it: a complex state of a real layer stands
+        for two.
+    system
+        The linear map the values belong to; None for a layer that has none.
+    """
+
+    values: Tensor
+    measure: str
+    d_state: int
+    system: LinearSystem | None = None
+
+    def d_state_for(self, order: int) -> int:
+        """How many states of the layer hold `order` of the values."""
+        per_state = max(1, len(self.values) // self.d_state)
+        return max(1, -(-order // per_state))
+
+    def discarded(self, order: int) -> float:
+        """The fraction of the sum of all values that is lost when `order` of them are kept."""
+        total = float(self.values.sum())
+        return float(self.values[order:].sum()) / total if total > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class MomentMap:
+    """How one parameter's optimizer moments follow a change of basis: linear maps along one dimension.
+
+    Parameters
+    ----------
+    sources
+        Names of the parameters whose moments are stacked, in this order, along `dim`.
+    first
+        Map of the stacked first moments, ``(new, old)``.
+    second
+        Map of the stacked second moments, non-negative, ``(new, old)``; ``first * first`` for entries that are
+        uncorrelated.
+    dim
+        The dimension that holds the states.
+    """
+
+    sources: tuple[str, ...]
+    first: Tensor
+    second: Tensor
+    dim: int = 0
+
+    def carry(self, moments: Mapping[str, Tensor], order: int) -> Tensor:
+        """The new first (``order=1``) or second (``order=2``) moment from those of the sources, in their dtype."""
+        stacked = torch.cat([moments[name] for name in self.sources], self.dim)
+        matrix = (self.first if order == 1 else self.second).to(stacked.device)
+        moved = torch.tensordot(matrix, stacked.to(matrix.dtype), dims=([1], [self.dim]))
+        return moved.movedim(0, self.dim).to(stacked.dtype).contiguous()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a reduction does to the layer's linear map; errors are absolute, in the unit of `norm`.
+
+    ``norm``, ``measured``
+        H-infinity norm of the layer before, and of the difference after the cast to the layer's dtype; both the
+        largest value on a grid, a lower estimate.
+    ``bound``
+        Twice the sum of the discarded Hankel singular values: holds for the layer's linear map in exact
+        arithmetic, not for the network's output or loss. None where the way of choosing states has no bound.
+    ``h2_error``
+        H2 norm of the difference.
+    ``discarded``
+        The fraction of the sum of the Hankel singular values that was given up.
+    ``order``, ``real_poles``, ``condition``, ``max_pole``
+        Order of the reduced system, how many of its poles are real, the condition number of its eigenvectors, and
+        its largest ``|lambda|``.
+    """
+
+    norm: float
+    bound: float | None
+    measured: float
+    h2_error: float
+    discarded: float | None
+    order: int
+    real_poles: int
+    condition: float
+    max_pole: float
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """One layer's proposal for a smaller self.
+
+    Parameters
+    ----------
+    before, after
+        States (``d_state``) now and then; equal when the proposal was refused.
+    asked
+        The rank that was asked for.
+    tensors
+        The new values of the layer's parameters, by name.
+    moments
+        How each of these parameters' optimizer moments follow.
+    measurement
+        What it costs; None where nothing could be measured.
+    reason
+        Why it was refused; empty for a proposal that stands.
+    seconds
+        Time spent on it.
+    """
+
+    before: int
+    after: int
+    asked: int
+    tensors: dict[str, Tensor] = field(repr=False)
+    moments: dict[str, MomentMap] = field(repr=False)
+    measurement: Measurement | None = None
+    reason: str = ""
+    seconds: float = 0.0
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the proposal can be applied."""
+        return not self.reason
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, tensors and dictionaries, to be sent or stored; see `from_state_dict`."""
+        state = {key: getattr(self, key) for key in ("before", "after", "asked", "tensors", "reason", "seconds")}
+        state["moments"] = {
+            name: {"sources": list(m.sources), "first": m.first, "second": m.second, "dim": m.dim}
+            for name, m in self.moments.items()
+        }
+        state["measurement"] = None if self.measurement is None else asdict(self.measurement)
+        return state
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Reduction:
+        """The reduction that `state_dict` described."""
+        moments = {
+            name: MomentMap(tuple(m["sources"]), m["first"], m["second"], m["dim"])
+            for name, m in state["moments"].items()
+        }
+        measurement = None if state["measurement"] is None else Measurement(**state["measurement"])
+        return cls(**{**state, "moments": moments, "measurement": measurement})
+
+
+@runtime_checkable
+class Reducible(Protocol):
+    """A layer that can show its spectrum, *propose* a smaller self, and become it."""
+
+    @property
+    def d_state(self) -> int:
+        """States the layer has now."""
+        ...
+
+    def spectrum(self) -> Spectrum:
+        """How much each state direction matters, as things stand."""
+        ...
+
+    def propose(self, rank: int, choose: Choice = balanced) -> Reduction:
+        """A version of this layer with at most `rank` states; changes nothing."""
+        ...
+
+    def apply_(self, reduction: Reduction) -> None:
+        """Become what was proposed, in place; parameters keep their identity."""
+        ...
+
+
+def reducible_layers(model: nn.Module) -> dict[str, Reducible]:
+    """All reducible layers of `model` by their ``named_modules`` path, in order; shared layers once.
+
+    Raises
+    ------
+    GramianError
+        If there are none.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Reducible)}
+    if not layers:
+        kinds = sorted({type(m).__name__ for m in model.modules()})
+        raise GramianError(
+            f"{type(model).__name__} has no layer that can be reduced (found: {', '.join(kinds)}).",
+            "A reducible layer has d_state, spectrum(), propose() and apply_().",
+            "Use gramian.LRU, or give your layer these four.",
+        )
+    return layers
+
+
+def resize_like_(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Give the reducible layers of `model` the sizes that `state_dict` has, so that it can be loaded.
+
+    Only shapes change: the resized parameters are zero until ``model.load_state_dict(state_dict)``.
+    """
+    for name, layer in reducible_layers(model).items():
+        assert isinstance(layer, nn.Module)
+        for key, parameter in layer.named_parameters(prefix=name, recurse=False):
+            saved = state_dict.get(key)
+            if saved is not None and saved.shape != parameter.shape:
+                parameter.data = parameter.data.new_zeros(saved.shape)
+                parameter.grad = None

@@ -1,0 +1,110 @@
+"""Reduce, cast, measure, and only then offer: what every layer with a linear time-invariant map does alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gramian.errors import GramianError, ShapeError
+from gramian.layers.reducible import Measurement, MomentMap, Reduction
+from gramian.systems.linear_system import LinearSystem
+from gramian.systems.modes import Modes, fit_to_slots, to_modes
+from gramian.systems.norms import h2_norm, hinf_norm
+from gramian.systems.projections import Choice, Projection
+
+__all__ = ["Candidate", "truncate"]
+
+_ROOM = 1.05  # measured error over bound that is still put down to rounding
+_ROUNDING = 1e-5  # of the layer's norm: an error that float32 parameters make on their own
+_RTOL = 1e-3  # of the measured norms
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A smaller layer as it would be stored: its tensors in the layer's dtype, and the map they really make."""
+
+    tensors: dict[str, Tensor]
+    moments: dict[str, MomentMap]
+    system: LinearSystem
+
+
+def truncate(
+    fom: LinearSystem, d_state: int, rank: int, choose: Choice, build: Callable[[Modes], Candidate]
+) -> Reduction:
+    """A reduction of a layer to at most `rank` states, measured after the cast to the layer's dtype.
+
+    The order that fits is tried first, then one and two more, then one less; the first whose measured H-infinity
+    error stays below ``1.05 max(bound, 1e-5 norm)`` is offered. If none does, the reduction is a refusal that says
+    why, and the layer stays as it is.
+
+    Parameters
+    ----------
+    fom
+        The layer's linear map.
+    d_state
+        States the layer has.
+    rank
+        States it may keep, from 1 to `d_state`.
+    choose
+        The projection, for instance `gramian.systems.projections.balanced`.
+    build
+        Makes the stored layer out of modes.
+    """
+    if not 1 <= rank <= d_state:
+        raise ShapeError(
+            f"rank {rank} was asked of '{fom.name}', which has {d_state} states.", f"Needed: 1 <= rank <= {d_state}."
+        )
+    start = time.perf_counter()
+    order = min(fom.order, rank * (fom.order // d_state))
+    projection = choose(fom, order)
+    norm = float(hinf_norm(fom, rtol=_RTOL))
+    reason = ""
+    for modes in _attempts(fom, projection, rank):
+        try:
+            candidate = build(modes)
+            measurement = _measure(fom, norm, projection, modes, candidate)
+        except GramianError as error:  # the cast made the system unstable or not finite
+            reason = reason or f"the reduced layer cannot be stored: {error.given}"
+            continue
+        allowed = _ROOM * max(measurement.bound, _ROUNDING * norm) if measurement.bound is not None else float("inf")
+        if measurement.measured <= allowed:
+            seconds = time.perf_counter() - start
+            return Reduction(
+                d_state, len(modes.poles), rank, candidate.tensors, candidate.moments, measurement, "", seconds
+            )
+        reason = reason or (
+            f"measured error {measurement.measured:.3g} exceeds {_ROOM} x bound {measurement.bound:.3g} at order "
+            f"{modes.order} (eigenvector condition {modes.condition:.2g})"
+        )
+    return Reduction(d_state, d_state, rank, {}, {}, None, reason, time.perf_counter() - start)
+
+
+def _attempts(fom: LinearSystem, projection: Projection, slots: int) -> Iterator[Modes]:
+    first = fit_to_slots(fom, projection, slots)
+    yield first
+    for order in (first.order + 1, first.order + 2, first.order - 1):
+        if 1 <= order <= projection.rank:
+            modes = to_modes(fom, projection.leading(order))
+            if len(modes.poles) <= slots:
+                yield modes
+
+
+def _measure(
+    fom: LinearSystem, norm: float, projection: Projection, modes: Modes, candidate: Candidate
+) -> Measurement:
+    leading, error = projection.leading(modes.order), fom - candidate.system
+    bound, hsv = leading.error_bound, projection.hsv
+    return Measurement(
+        norm=norm,
+        bound=None if bound is None else float(bound),
+        measured=float(hinf_norm(error, rtol=_RTOL)),
+        h2_error=float(h2_norm(error)),
+        discarded=None if hsv is None else float(hsv[modes.order :].sum() / hsv.sum()) if hsv.sum() > 0 else 0.0,
+        order=modes.order,
+        real_poles=modes.real_poles,
+        condition=modes.condition,
+        max_pole=float(candidate.system.poles.abs().max()),
+    )
