@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gramian.errors import ConfigError, ShapeError, did_you_mean
 from gramian.kernels import diagonal_ssm
 from gramian.layers.lru_reduction import MAX_LOG_ANGLE, MIN_DECAY, lru_system, propose_lru
-from gramian.layers.reducible import Reduction, Spectrum
+from gramian.layers.reducible import Reduction, Spectrum, assign_
 from gramian.systems.hankel import hankel_singular_values
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.projections import Choice, balanced
@@ -158,9 +158,7 @@ class LRU(nn.Module):
                 "Call propose() again and look at reduction.accepted.",
             )
         for name, tensor in reduction.tensors.items():
-            parameter = self.get_parameter(name)
-            parameter.data = tensor.to(parameter.device, parameter.dtype, copy=True)
-            parameter.grad = None
+            assign_(self.get_parameter(name), tensor)
 
 
 def _check_configuration(d_model: int, d_state: int, r_min: float, r_max: float, realization: str) -> None:

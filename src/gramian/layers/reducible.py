@@ -17,7 +17,16 @@ from gramian.errors import GramianError
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.projections import Choice, balanced
 
-__all__ = ["Measurement", "MomentMap", "Reducible", "Reduction", "Spectrum", "reducible_layers", "resize_like_"]
+__all__ = [
+    "Measurement",
+    "MomentMap",
+    "Reducible",
+    "Reduction",
+    "Spectrum",
+    "assign_",
+    "reducible_layers",
+    "resize_like_",
+]
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class MomentMap:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a reduction does to the layer's linear map; errors are absolute, in the unit of `norm`.
+    """What a reduction does to the layer's linear map; errors are absolute, in the units of the norms.
 
     ``norm``, ``measured``
         H-infinity norm of the layer before, and of the difference after the cast to the layer's dtype; both the
@@ -93,8 +102,8 @@ class Measurement:
     ``bound``
         Twice the sum of the discarded Hankel singular values: holds for the layer's linear map in exact
         arithmetic, not for the network's output or loss. None where the way of choosing states has no bound.
-    ``h2_error``
-        H2 norm of the difference.
+    ``h2_norm``, ``h2_error``
+        H2 norm of the layer before, and of the difference.
     ``discarded``
         The fraction of the sum of the Hankel singular values that was given up.
     ``order``, ``real_poles``, ``condition``, ``max_pole``
@@ -105,6 +114,7 @@ class Measurement:
     norm: float
     bound: float | None
     measured: float
+    h2_norm: float
     h2_error: float
     discarded: float | None
     order: int
@@ -211,6 +221,20 @@ def reducible_layers(model: nn.Module) -> dict[str, Reducible]:
     return layers
 
 
+def assign_(parameter: nn.Parameter, value: Tensor) -> None:
+    """Give `parameter` a new value, of any shape, in place: identity, flags and dtype stay, the gradient is dropped.
+
+    A graph that is still alive (``loss`` of the last iteration, say) keeps the parameter's gradient accumulator
+    alive, and with it the old shape: the next backward pass would fail. Autograd forgets the accumulator only when
+    the data changes type, so the data takes a detour over another dtype.
+    """
+    value = value.detach().to(parameter.device, parameter.dtype, copy=True)
+    other = torch.float64 if parameter.dtype != torch.float64 else torch.float32
+    parameter.grad = None
+    parameter.data = value.to(other)
+    parameter.data = value
+
+
 def resize_like_(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Give the reducible layers of `model` the sizes that `state_dict` has, so that it can be loaded.
 
@@ -221,5 +245,4 @@ def resize_like_(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
         for key, parameter in layer.named_parameters(prefix=name, recurse=False):
             saved = state_dict.get(key)
             if saved is not None and saved.shape != parameter.shape:
-                parameter.data = parameter.data.new_zeros(saved.shape)
-                parameter.grad = None
+                assign_(parameter, parameter.new_zeros(saved.shape))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gramian.errors import GramianError, ShapeError
 from gramian.layers.reducible import Measurement, MomentMap, Reduction
+from gramian.systems.gramians import equilibrated
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes, fit_to_slots, to_modes
 from gramian.systems.norms import h2_norm, hinf_norm
@@ -92,15 +93,14 @@ def _attempts(fom: LinearSystem, projection: Projection, slots: int) -> Iterator
                 yield modes
 
 
-def _measure(
-    fom: LinearSystem, norm: float, projection: Projection, modes: Modes, candidate: Candidate
-) -> Measurement:
+def _measure(fom: LinearSystem, norm: float, projection: Projection, modes: Modes, candidate: Candidate) -> Measurement:
     leading, error = projection.leading(modes.order), fom - candidate.system
     bound, hsv = leading.error_bound, projection.hsv
     return Measurement(
         norm=norm,
         bound=None if bound is None else float(bound),
         measured=float(hinf_norm(error, rtol=_RTOL)),
+        h2_norm=float(h2_norm(fom, equilibrated)),
         h2_error=float(h2_norm(error)),
         discarded=None if hsv is None else float(hsv[modes.order :].sum() / hsv.sum()) if hsv.sum() > 0 else 0.0,
         order=modes.order,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gramian.errors import ShapeError
-from gramian.systems.gramians import equilibrated, malmquist_takenaka, observability_factor
+from gramian.systems.gramians import Route, equilibrated, malmquist_takenaka, observability_factor
 from gramian.systems.hankel import hankel_singular_values
 from gramian.systems.linear_system import LinearSystem, diagonal_if_accurate
 from gramian.systems.precise import one_minus_products
@@ -202,14 +202,17 @@ def _times(matrix: Tensor, blocks: Tensor) -> Tensor:
     return (matrix @ blocks.flatten(1)).unflatten(1, blocks.shape[1:])
 
 
-def h2_norm(system: LinearSystem) -> Tensor:
+def h2_norm(system: LinearSystem, route: Route | None = None) -> Tensor:
     """The H2 norm: root of the sum of squares of the impulse response; exact, from a Gramian factor.
 
     ``||G||_2^2 = ||C B + D||_F^2 + ||F_o* A B||_F^2``, the first response and the sum of all later ones with
     ``Q = F_o F_o*``: sums of squares, so that small norms of difference systems keep their digits. Shape ``(...)``,
     float64.
     """
-    F = observability_factor(system) if system.is_diagonal else equilibrated(system).observability
+    if route is None and system.is_diagonal:
+        F = observability_factor(system)
+    else:
+        F = (route or equilibrated)(system).observability
     B, C = system.input_output_matrices()
     first = C @ B + (system.D.real if system.real_part else system.D)
     later = F.mH @ system.times_A(B).to(F.dtype)
