@@ -58,6 +58,15 @@ class Compressor:
         (``Keep("random", seed=1)`` for another seed).
     rollback
         Go back if the metric falls; needs ``step(metric=...)``.
+
+    Attributes
+    ----------
+    steps
+        Optimizer steps counted so far.
+    last_spectra
+        The spectra at the last step at which the schedule acted, before the cut if one was made.
+    kept
+        For every layer, the fraction of its spectrum's sum that all cuts together have left.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class Compressor:
         self.keep = Keep(keep) if isinstance(keep, str) else keep  # type: ignore[arg-type]
         self.optimizer_state = optimizer_state
         self.steps = 0
+        self.last_spectra: dict[str, Spectrum] = {}
         self.kept: dict[str, float] = {}
         self._planned_policy, self._cautions = policy, 0
         self._history: list[dict[str, Spectrum]] = []
@@ -120,7 +130,7 @@ class Compressor:
 
     def _act(self, policy: Policy) -> Event:
         start = time.perf_counter()
-        spectra = self.spectra()
+        spectra = self.last_spectra = self.spectra()
         self._history = [*self._history, spectra][-self.schedule.remembers :]
         objection = self._waiting() or self.schedule.objection(self._history)
         if objection:
@@ -174,7 +184,7 @@ class Compressor:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as plain numbers, tensors, lists and dictionaries."""
-        watch = None if self._watch is None else vars(self._watch)
+        watch = None if self._watch is None else dict(vars(self._watch))
         return {
             "steps": self.steps,
             "kept": dict(self.kept),

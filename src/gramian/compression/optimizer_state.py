@@ -66,7 +66,14 @@ def _transported(name: str, old: dict[str, dict[str, Any]], reduction: Reduction
             if any(moment is None for moment in sources.values()):
                 return {}  # a source was never trained: there is nothing consistent to carry
             state[key] = moment_map.carry({k: v for k, v in sources.items() if v is not None}, order)
+    if isinstance(state.get("grad_avg"), Tensor):  # centred RMSprop divides by the root of the variance
+        variances = {source: _variance(old[source]) for source in moment_map.sources}
+        state["square_avg"] = moment_map.carry(variances, 2) + state["grad_avg"].square()
     return state
+
+
+def _variance(state: dict[str, Any]) -> Tensor:
+    return (state["square_avg"] - state["grad_avg"].square()).clamp(min=0)
 
 
 def _zeroed(state: dict[str, Any], parameter: nn.Parameter, shape: torch.Size) -> dict[str, Any]:
@@ -83,5 +90,5 @@ def _warn_once(optimizer: Optimizer) -> None:
         warnings.warn(
             f"{type(optimizer).__name__} is not known here: its moments of cut layers were set to zero. "
             "Adam, AdamW, NAdam, RAdam, SGD and RMSprop keep theirs.",
-            stacklevel=5,
+            stacklevel=6,
         )

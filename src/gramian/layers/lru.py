@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gramian.errors import ConfigError, ShapeError, did_you_mean
 from gramian.kernels import diagonal_ssm
-from gramian.layers.lru_reduction import MAX_LOG_ANGLE, MIN_DECAY, lru_system, propose_lru
+from gramian.layers.lru_reduction import MIN_DECAY, decay_and_angle, lru_system, propose_lru
 from gramian.layers.reducible import Reduction, Spectrum, assign_
 from gramian.systems.hankel import hankel_singular_values
 from gramian.systems.linear_system import LinearSystem
@@ -128,8 +128,7 @@ class LRU(nn.Module):
     def _recurrence(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Decay, angle, ``gamma B`` and C, in float32 (float64 for a float64 layer)."""
         dtype = torch.float64 if self.nu_log.dtype == torch.float64 else torch.float32
-        decay = self.nu_log.to(dtype).exp().clamp(min=MIN_DECAY)
-        angle = self.theta_log.to(dtype).clamp(max=MAX_LOG_ANGLE).exp()
+        decay, angle = decay_and_angle(self.nu_log.to(dtype), self.theta_log.to(dtype))
         gamma = self.gamma_log.to(dtype).exp()[:, None]
         B = torch.complex(gamma * self.B_re.to(dtype), gamma * self.B_im.to(dtype))
         return decay, angle, B, torch.complex(self.C_re.to(dtype), self.C_im.to(dtype))

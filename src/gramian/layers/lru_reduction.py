@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -13,18 +14,24 @@ from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes
 from gramian.systems.projections import Choice
 
-__all__ = ["MAX_LOG_ANGLE", "MIN_DECAY", "lru_system", "propose_lru"]
+__all__ = ["MIN_DECAY", "decay_and_angle", "lru_system", "propose_lru"]
 
 MIN_DECAY = 2.0**-20  # -log|lambda| at least: exp(-MIN_DECAY) is still below 1 in float32, with room for rounding
-MAX_LOG_ANGLE = 4.0  # angles beyond 54 rad are clamped: float32 sine and cosine stay accurate
+_MAX_LOG_DECAY = 4.0  # |lambda| below 2e-24 is clamped: as good as zero, and its logarithm stays finite
+_MAX_LOG_ANGLE = 4.0  # angles beyond 54 rad are clamped: float32 sine and cosine stay accurate
 _MIN_ANGLE = 1e-8  # a real positive pole: theta_log must stay finite
 _TRANSPORTED = 0.75  # of the states kept: below it, the poles' first moments say too little about the new poles
+
+
+def decay_and_angle(nu_log: Tensor, theta_log: Tensor) -> tuple[Tensor, Tensor]:
+    """``-log|lambda|`` and the angle of the poles, for any finite parameters where floating point can follow them."""
+    return nu_log.clamp(max=_MAX_LOG_DECAY).exp().clamp(min=MIN_DECAY), theta_log.clamp(max=_MAX_LOG_ANGLE).exp()
 
 
 def lru_system(parameters: Mapping[str, Tensor], realization: str) -> LinearSystem:
     """The linear map of LRU `parameters` in float64."""
     p = {name: tensor.detach().to("cpu", torch.float64) for name, tensor in parameters.items()}
-    decay, angle = p["nu_log"].exp().clamp(min=MIN_DECAY), p["theta_log"].clamp(max=MAX_LOG_ANGLE).exp()
+    decay, angle = decay_and_angle(p["nu_log"], p["theta_log"])
     logs = torch.complex(-decay, angle)
     B = torch.complex(p["B_re"], p["B_im"]) * p["gamma_log"].exp()[:, None]
     C = torch.complex(p["C_re"], p["C_im"])
@@ -47,7 +54,7 @@ def propose_lru(parameters: Mapping[str, Tensor], realization: str, rank: int, c
 
 def _pack(modes: Modes, old: Mapping[str, Tensor]) -> tuple[Modes, dict[str, Tensor]]:
     """LRU parameters of `modes`, in float64. The free scale of a mode makes the rows of B as long as the old ones."""
-    decay = (-modes.poles.abs().log()).clamp(min=MIN_DECAY)
+    decay = (-modes.poles.abs().log()).clamp(MIN_DECAY, math.exp(_MAX_LOG_DECAY))
     angle = torch.remainder(modes.poles.angle(), 2 * torch.pi).clamp(min=_MIN_ANGLE)
     gamma = (-torch.expm1(-2 * decay)).sqrt()
     row = torch.hypot(old["B_re"], old["B_im"]).square().sum(1).sqrt()
@@ -86,7 +93,8 @@ def _pole_moment_maps(modes: Modes, old: Mapping[str, Tensor], new: Mapping[str,
     direct, mirrored = _participation(modes)
     weight = direct.abs() + mirrored.abs()
     weight = weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    nu, theta, nu_new, theta_new = (p[name].exp() for p in (old, new) for name in ("nu_log", "theta_log"))
+    (nu, theta), (nu_new, theta_new) = (decay_and_angle(p["nu_log"], p["theta_log"]) for p in (old, new))
+    theta = theta.clamp(min=_MIN_ANGLE)
     poles_old, poles_new = torch.exp(torch.complex(-nu, theta)), torch.exp(torch.complex(-nu_new, theta_new))
     p = poles_new[:, None] * direct / poles_old
     q = poles_new[:, None] * (mirrored / poles_old).conj()

@@ -61,6 +61,9 @@ def truncate(
     start = time.perf_counter()
     order = min(fom.order, rank * (fom.order // d_state))
     projection = choose(fom, order)
+    if not projection.V.any():  # kept states would all be dead, and a dead layer gets no gradient
+        seconds = time.perf_counter() - start
+        return Reduction(d_state, d_state, rank, {}, {}, None, "no state carries input to the output", seconds)
     norm = float(hinf_norm(fom, rtol=_RTOL))
     reason = ""
     for modes in _attempts(fom, projection, rank):

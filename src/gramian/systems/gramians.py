@@ -114,7 +114,10 @@ def equilibrated(system: LinearSystem) -> Factors:
     """
     P, Q = controllability_gramian(system), observability_gramian(system)
     p, q = P.diagonal(dim1=-2, dim2=-1).real, Q.diagonal(dim1=-2, dim2=-1).real
-    d = torch.where((p > 0) & (q > 0), (q / p).nan_to_num(1.0, 1.0, 1.0) ** 0.25, torch.ones_like(p))
+    # Where only one of the two is zero (an uncontrollable or unobservable state), the other goes to the common size.
+    square = (p * q).amax(-1, keepdim=True)
+    p, q = torch.where(p > 0, p, square / q), torch.where(q > 0, q, square / p)
+    d = (q / p).nan_to_num(1.0, 1.0, 1.0) ** 0.25
     d = torch.where(d > 0, d, torch.ones_like(d))
     left, right = d[..., :, None], d[..., None, :]
     return Factors(_square_root(P * left * right) / left, _square_root(Q / left / right) * left)

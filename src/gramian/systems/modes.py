@@ -62,10 +62,11 @@ class Modes:
 
 
 def fit_to_slots(fom: LinearSystem, projection: Projection, slots: int) -> Modes:
-    """The largest leading part of `projection` whose modes fit into `slots` slots.
+    """A leading part of `projection` whose modes fit into `slots` slots, and nearly the largest.
 
     Starts at order ``2 slots`` (a real-part system; ``slots`` otherwise) and lowers it while real poles, each of
-    which takes a slot of its own, make the modes too many.
+    which takes a slot of its own, make the modes too many: by one for each mode too many, which can step over an
+    order that would have fitted, and saves an eigendecomposition for each of the others.
     """
     n = min(projection.rank, 2 * slots if fom.real_part else slots)
     modes = to_modes(fom, projection.leading(n))

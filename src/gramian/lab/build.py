@@ -1,0 +1,119 @@
+"""From a configuration to the objects of a run."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from gramian.compression.compressor import Compressor
+from gramian.compression.policies import Budget, Energy, ErrorBound, Policy, Rank, Shrink
+from gramian.compression.rollback import RollBack, Stateful
+from gramian.compression.schedules import At, Every, Schedule, WhenStable
+from gramian.errors import ConfigError
+from gramian.lab.config import CompressConfig, ModelConfig, PolicyConfig, ScheduleConfig, TrainConfig
+from gramian.lab.models import SequenceModel
+from gramian.layers.lru import LRU
+
+__all__ = ["build_compressor", "build_model", "build_optimizer", "build_policy", "build_scheduler", "set_threads"]
+
+_SSM = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
+
+
+def set_threads(threads: int | None) -> int:
+    """Set how many threads torch computes with, here and nowhere else; without a number it stays as it is."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
+def build_model(config: ModelConfig, d_input: int, n_outputs: int, realization: str = "real") -> SequenceModel:
+    """The model, freshly initialised from torch's global generator."""
+    return SequenceModel(
+        d_input,
+        n_outputs,
+        d_model=config.d_model,
+        d_state=config.d_states,
+        dropout=config.dropout,
+        norm=config.norm,
+        r_min=config.r_min,
+        r_max=config.r_max,
+        realization="complex" if realization == "complex" else "real",
+    )
+
+
+def build_optimizer(config: TrainConfig, model: nn.Module) -> AdamW:
+    """AdamW; poles, input normalisation and B have their own learning rate and no weight decay."""
+    ssm: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            (ssm if isinstance(module, LRU) and name in _SSM else rest).append(parameter)
+    groups = [
+        {"params": ssm, "lr": config.lr * config.ssm_lr_factor, "weight_decay": 0.0},
+        {"params": rest, "lr": config.lr, "weight_decay": config.weight_decay},
+    ]
+    return AdamW(groups)
+
+
+def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LambdaLR:
+    """Linear warm-up over a fraction of the steps, then constant or half a cosine down to zero."""
+    warmup = round(config.warmup * config.steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        if config.lr_schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, config.steps - warmup)))
+
+    return LambdaLR(optimizer, factor)
+
+
+def build_policy(config: PolicyConfig, min_gain: float) -> Policy:
+    """The one rule that is set, with its modifiers."""
+    policy: Policy
+    if config.energy is not None:
+        policy = Energy(config.energy.tau, min_gain=min_gain, round_to=config.round_to)
+    elif config.error_bound is not None:
+        policy = ErrorBound(config.error_bound.eps, min_gain=min_gain, round_to=config.round_to)
+    elif config.rank is not None:
+        policy = Rank(config.rank.n, min_gain=min_gain, round_to=config.round_to)
+    elif config.shrink is not None:
+        policy = Shrink(config.shrink.by, min_gain=min_gain, round_to=config.round_to)
+    elif config.budget is not None:
+        policy = Budget(config.budget.total, min_gain=min_gain, round_to=config.round_to)
+    else:
+        raise ConfigError("the policy has no rule; needed: energy, error_bound, rank, shrink or budget.")
+    policy = policy.at_least(config.at_least).except_for(*config.except_for)
+    return policy.uniform() if config.uniform else policy
+
+
+def build_schedule(config: ScheduleConfig) -> Schedule:
+    """The one kind of schedule that is set."""
+    if config.when_stable is not None:
+        return WhenStable(**config.when_stable.model_dump())
+    if config.at is not None:
+        return At(tuple(config.at))
+    assert config.every is not None
+    assert config.until is not None
+    return Every(config.every, until=config.until, start=config.start)
+
+
+def build_compressor(
+    config: CompressConfig, model: nn.Module, optimizer: Optimizer, also: tuple[Stateful, ...]
+) -> Compressor:
+    """The compressor; `also` is what a roll-back brings back beside model and optimizer."""
+    rollback = config.rollback
+    return Compressor(
+        model,
+        optimizer,
+        policy=build_policy(config.policy, config.min_gain),
+        schedule=build_schedule(config.schedule),
+        optimizer_state=config.optimizer_state,
+        keep=config.keep,
+        rollback=None if rollback is None else RollBack(**rollback.model_dump(), also=also),
+    )

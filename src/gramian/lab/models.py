@@ -1,0 +1,129 @@
+"""A sequence model in the form of the literature: encoder, blocks around a state space layer, pooling, head.
+
+A block is ``norm -> state space layer -> GELU -> dropout -> GLU -> dropout``, with a skip connection around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gramian.errors import ConfigError, ShapeError
+from gramian.layers.lru import LRU
+
+__all__ = ["Block", "Head", "SequenceModel", "SequenceNorm"]
+
+Head = Literal["classification", "regression", "next_token"]
+
+
+class SequenceNorm(nn.Module):
+    """Normalise channels of ``(batch, L, H)``: over batch and time (``"batch"``, no affine part) or per step.
+
+    With a mask, steps of padding neither count in the statistics of the batch nor are meaningful in the output.
+    """
+
+    def __init__(self, d_model: int, kind: Literal["batch", "layer"]) -> None:
+        super().__init__()
+        self.kind = kind
+        self.norm = nn.BatchNorm1d(d_model, affine=False) if kind == "batch" else nn.LayerNorm(d_model)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.kind == "layer":
+            return self.norm(x)
+        if mask is None or not self.training:
+            return self.norm(x.flatten(0, 1)).view_as(x)
+        return torch.zeros_like(x).masked_scatter(mask[..., None], self.norm(x[mask]))
+
+
+class Block(nn.Module):
+    """One residual block around an LRU with `d_state` states."""
+
+    def __init__(self, d_model: int, lru: LRU, dropout: float, norm: Literal["batch", "layer"]) -> None:
+        super().__init__()
+        self.norm = SequenceNorm(d_model, norm)
+        self.lru = lru
+        self.glu = nn.Linear(d_model, 2 * d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = self.dropout(F.gelu(self.lru(self.norm(x, mask))))
+        return x + self.dropout(F.glu(self.glu(y), dim=-1))
+
+
+class SequenceModel(nn.Module):
+    """Sequences in, one prediction a sequence (or a step) out.
+
+    Parameters
+    ----------
+    d_input
+        Channels of real-valued inputs, or the number of tokens if `tokens` is set.
+    n_outputs
+        Classes, regression targets, or tokens.
+    d_model
+        Channels H inside.
+    d_state
+        States of each block, one number for each; its length is the number of blocks.
+    head
+        ``"classification"`` and ``"regression"`` pool over time (the mean over real steps);
+        ``"next_token"`` predicts at every step.
+    tokens
+        Inputs are integers below `d_input`, embedded instead of projected.
+    """
+
+    def __init__(
+        self,
+        d_input: int,
+        n_outputs: int,
+        *,
+        d_model: int,
+        d_state: Sequence[int],
+        head: Head = "classification",
+        tokens: bool = False,
+        dropout: float = 0.1,
+        norm: Literal["batch", "layer"] = "batch",
+        r_min: float = 0.9,
+        r_max: float = 0.999,
+        realization: Literal["real", "complex"] = "real",
+    ) -> None:
+        super().__init__()
+        if not d_state:
+            raise ConfigError("d_state=() was given; needed: the states of at least one block.")
+        self.head_kind: Head = head
+        self.encoder = nn.Embedding(d_input, d_model) if tokens else nn.Linear(d_input, d_model)
+        self.blocks = nn.ModuleList(
+            Block(d_model, LRU(d_model, n, r_min=r_min, r_max=r_max, realization=realization), dropout, norm)
+            for n in d_state
+        )
+        self.head = nn.Linear(d_model, n_outputs)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Predictions ``(batch, n_outputs)``, or ``(batch, L, n_outputs)`` at every step.
+
+        Parameters
+        ----------
+        x
+            ``(batch, L, d_input)`` real, or ``(batch, L)`` integer tokens.
+        lengths
+            Real steps of each padded sequence, int64 ``(batch,)``, at least 1.
+        """
+        mask = None
+        if lengths is not None:
+            if int(lengths.min()) < 1 or int(lengths.max()) > x.shape[1]:
+                raise ShapeError(
+                    f"lengths from {int(lengths.min())} to {int(lengths.max())}; needed: 1 to {x.shape[1]}."
+                )
+            mask = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        h = self.encoder(x)
+        for block in self.blocks:
+            h = block(h, mask)
+        if self.head_kind == "next_token":
+            return self.head(h)
+        return self.head(h.mean(1) if mask is None or lengths is None else _mean_over(h, mask, lengths))
+
+
+def _mean_over(h: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+    return (h * mask[..., None]).sum(1) / lengths[:, None]

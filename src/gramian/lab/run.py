@@ -1,0 +1,140 @@
+"""A training run: its objects, its folder, and how both go to disk and come back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from gramian.compression.compressor import Compressor
+from gramian.compression.rollback import restore, snapshot
+from gramian.errors import CheckpointError
+from gramian.lab.build import build_compressor, build_model, build_optimizer, build_scheduler, set_threads
+from gramian.lab.config import Config, validated
+from gramian.lab.data import Batches, load_data
+from gramian.lab.environment import environment
+from gramian.lab.files import JsonLines, read_tree, whole_file, whole_folder, write_json, write_tree
+from gramian.lab.monitor import SpectrumLog
+from gramian.lab.saved_model import save_model
+from gramian.layers.reducible import reducible_layers
+
+__all__ = ["Run"]
+
+_KEPT_CHECKPOINTS = 2
+
+
+class Run:
+    """The objects of a run, built from its configuration, and the folder they write to.
+
+    Parameters
+    ----------
+    config
+        The whole configuration.
+    folder
+        The run folder; it must be new, unless the run is resumed.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder already holds something.
+    """
+
+    def __init__(self, config: Config, folder: Path, *, resumed: bool = False) -> None:
+        if not resumed and folder.exists() and any(folder.iterdir()):
+            raise CheckpointError(
+                f"'{folder}' already holds something.",
+                "A run never overwrites another.",
+                f"Choose another --run, or continue it: gramian train --resume {folder}",
+            )
+        self.config, self.folder = config, folder
+        set_threads(config.train.threads)
+        self.data = load_data(config.data.name, config.data.root, config.data.seed)
+        self.batches = Batches(self.data.train, config.train.batch_size, config.train.seed)
+        self.device = torch.device(config.train.device)
+        torch.manual_seed(config.train.seed)
+        self.realization = "real" if config.compress is None else config.compress.realization
+        model = build_model(config.model, self.data.d_input, self.data.n_classes, self.realization)
+        self.model = model.to(self.device)
+        self.optimizer = build_optimizer(config.train, self.model)
+        self.scheduler = build_scheduler(config.train, self.optimizer)
+        self.compressor: Compressor | None = None
+        if config.compress is not None:
+            self.compressor = build_compressor(config.compress, self.model, self.optimizer, (self.scheduler,))
+        self.step, self.seconds = 0, 0.0
+        self.best: dict[str, Any] | None = None
+        self.pending = {"loss": 0.0, "steps": 0, "seconds": 0.0}  # since the last logged row
+        self.metrics, self.events = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "events.jsonl")
+        self.spectra = SpectrumLog(folder / "spectra.safetensors")
+
+    @classmethod
+    def begin(cls, config: Config, folder: Path) -> Run:
+        """A new run; nothing is written before everything could be built."""
+        run = cls(config, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / "config.yaml") as draft:
+            draft.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+        write_json(folder / "environment.json", environment())
+        return run
+
+    @classmethod
+    def resume(cls, folder: Path) -> Run:
+        """The run in `folder` as of its last checkpoint; later rows of its journals are dropped."""
+        if not (folder / "config.yaml").is_file():
+            raise CheckpointError(f"'{folder}' is no run folder: it has no config.yaml.")
+        run = cls(validated(yaml.safe_load((folder / "config.yaml").read_text())), folder, resumed=True)
+        checkpoints = sorted((folder / "checkpoints").glob("step_*"))
+        if checkpoints:
+            run._load(read_tree(checkpoints[-1]))
+        for journal in (run.metrics, run.events):
+            journal.forget_after(run.step)
+        run.spectra.forget_after(run.step)
+        return run
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """States of every reducible layer."""
+        return {name: layer.d_state for name, layer in reducible_layers(self.model).items()}
+
+    @property
+    def size_row(self) -> dict[str, int]:
+        """The sizes under the names they have in the journal."""
+        sizes = self.sizes
+        return {"state/total": sum(sizes.values()), **{f"state/{name}": size for name, size in sizes.items()}}
+
+    def save_checkpoint(self) -> None:
+        """All that is needed to go on bit by bit as if nothing had happened; the last two are kept."""
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+            "pending": self.pending,
+            "snapshot": snapshot(self.model, self.optimizer, (self.scheduler,)),
+            "compressor": None if self.compressor is None else self.compressor.state_dict(),
+        }
+        folder = self.folder / "checkpoints"
+        with whole_folder(folder / f"step_{self.step:08d}") as draft:
+            write_tree(draft, state)
+        for old in sorted(folder.glob("step_*"))[:-_KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.pending = state["pending"]
+        restore(state["snapshot"], self.model, self.optimizer, (self.scheduler,))
+        if self.compressor is not None:
+            self.compressor.load_state_dict(state["compressor"])
+
+    def save_model(self) -> None:
+        """Write the model as it is now to the folder ``model`` of the run."""
+        description = {
+            "model": self.config.model.model_dump(),
+            "data": self.config.data.model_dump(),
+            "d_input": self.data.d_input,
+            "n_outputs": self.data.n_classes,
+            "realization": self.realization,
+            "step": self.step,
+        }
+        save_model(self.folder / "model", self.model, description)

@@ -1,0 +1,188 @@
+"""The training loop of the laboratory: the plain one, with one call of the compressor in it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from gramian.compression.records import Event
+from gramian.lab.config import Config
+from gramian.lab.evaluate import evaluate
+from gramian.lab.monitor import drift
+from gramian.lab.run import Run
+from gramian.lab.summary import summarize
+from gramian.layers.reducible import Spectrum
+
+__all__ = ["Interrupted", "Watcher", "train"]
+
+
+class Interrupted(Exception):
+    """Training was stopped by Ctrl-C, after a checkpoint was written."""
+
+
+class Watcher:
+    """Told what happens in a run; this one does nothing with it."""
+
+    def started(self, run: Run) -> None:
+        """Before the first step."""
+
+    def stepped(self, run: Run, row: dict[str, float]) -> None:
+        """After a step whose row was logged."""
+
+    def evaluated(self, run: Run, row: dict[str, float]) -> None:
+        """After a validation."""
+
+    def happened(self, run: Run, event: Event) -> None:
+        """After a cut, a skipped cut or a roll-back."""
+
+    def finished(self, run: Run) -> None:
+        """After the last step."""
+
+
+def train(
+    config: Config | None, folder: Path, *, resume: bool = False, watcher: Watcher | None = None
+) -> dict[str, Any]:
+    """Train `config` in a new `folder`, or go on with the run in it, and write everything there.
+
+    Model selection looks at validation accuracy only, among the evaluations since the model last changed its size.
+
+    Returns
+    -------
+    dict
+        The content of ``summary.json``; see `gramian.lab.summary.summarize`.
+
+    Raises
+    ------
+    Interrupted
+        After Ctrl-C; the run can be resumed.
+    """
+    watcher = watcher or Watcher()
+    if resume:
+        run = Run.resume(folder)
+    else:
+        assert config is not None
+        run = Run.begin(config, folder)
+    watcher.started(run)
+    looked: dict[str, Spectrum] = {}
+    with _asked_to_stop() as stop:
+        while run.step < run.config.train.steps:
+            looked = _one_step(run, watcher, looked)
+            if stop and run.step < run.config.train.steps:
+                run.save_checkpoint()
+                raise Interrupted(f"stopped at step {run.step}; continue with: gramian train --resume {folder}")
+    run.save_checkpoint()
+    watcher.finished(run)
+    return summarize(run)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C is pressed; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = signal.signal(signal.SIGINT, note)
+    except ValueError:  # not in the main thread: Ctrl-C is somebody else's business
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _one_step(run: Run, watcher: Watcher, looked: dict[str, Spectrum]) -> dict[str, Spectrum]:
+    """One optimizer step and all that is due after it; returns the spectra of the last look."""
+    start = time.perf_counter()
+    loss = _optimize(run)
+    seconds = time.perf_counter() - start
+    run.step += 1
+    run.seconds += seconds
+    run.pending["loss"] += loss
+    run.pending["steps"] += 1
+    run.pending["seconds"] += seconds
+    settings, last = run.config.train, run.step == run.config.train.steps
+    if run.step % settings.log_every == 0 or last:
+        watcher.stepped(run, _log(run))
+    metric = None
+    if run.step % settings.eval_every == 0 or last:
+        row = _validate(run)
+        metric = row["eval/accuracy"]
+        watcher.evaluated(run, row)
+    looked = _compress(run, metric, watcher, looked)
+    if run.step % settings.checkpoint_every == 0:
+        run.save_checkpoint()
+    return looked
+
+
+def _optimize(run: Run) -> float:
+    """The step a user would write."""
+    inputs, targets = (t.to(run.device) for t in run.batches.batch(run.step))
+    run.model.train()
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.train.precision == "bf16"):
+        loss = F.cross_entropy(run.model(inputs), targets)
+    loss.backward()
+    run.optimizer.step()
+    run.scheduler.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+def _log(run: Run) -> dict[str, float]:
+    pending = run.pending
+    row = {
+        "step": run.step,
+        "seconds": run.seconds,
+        "train/loss": pending["loss"] / pending["steps"],
+        "train/steps_per_second": pending["steps"] / pending["seconds"],
+        **run.size_row,
+    }
+    run.metrics.append(row)
+    run.pending = {"loss": 0.0, "steps": 0, "seconds": 0.0}
+    return row
+
+
+def _validate(run: Run) -> dict[str, float]:
+    result = evaluate(run.model, run.data.valid)
+    row = {"step": run.step, "seconds": run.seconds, **{f"eval/{k}": v for k, v in result.items()}, **run.size_row}
+    run.metrics.append(row)
+    if run.best is None or result["accuracy"] > run.best["accuracy"] or run.best["sizes"] != run.sizes:
+        run.best = {"step": run.step, "accuracy": result["accuracy"], "sizes": run.sizes}
+        run.save_model()
+    return row
+
+
+def _compress(run: Run, metric: float | None, watcher: Watcher, looked: dict[str, Spectrum]) -> dict[str, Spectrum]:
+    """Let the compressor act, note what it did and saw, and return the spectra that the next look compares with."""
+    compressor, compress = run.compressor, run.config.compress
+    if compressor is None or compress is None:
+        return looked
+    event = compressor.step(metric)
+    run.seconds += event.seconds
+    if event.kind == "rolled_back":
+        assert event.resume_at is not None
+        run.step = event.resume_at
+    elif event.kind != "none" or (compress.analyze_every and run.step % compress.analyze_every == 0):
+        spectra = compressor.last_spectra if event.kind != "none" else compressor.spectra()
+        run.spectra.add(run.step, spectra)
+        if looked and compressor.policy is not None:
+            row = drift(looked, spectra, compressor.policy)
+            run.metrics.append({"step": run.step, "seconds": run.seconds, **row})
+        looked = spectra
+    if event.kind != "none":
+        run.events.append(event.to_dict())
+        watcher.happened(run, event)
+    return compressor.spectra() if event.changed else looked
