@@ -1,17 +1,40 @@
-"""In-training compression of state space models: start large, cut what does not matter, go on at the small size."""
+"""In-training compression of state space models: start large, cut what does not matter, go on at the small size.
 
-from gramian.compression.compressor import Compressor
-from gramian.compression.cuts import compress_
-from gramian.compression.policies import Budget, Energy, ErrorBound, Rank, Shrink
-from gramian.compression.rollback import RollBack
-from gramian.compression.schedules import At, Every, Never, WhenStable
-from gramian.layers.lru import LRU
-from gramian.layers.reducible import Reducible, reducible_layers, resize_like_
-from gramian.systems.hankel import error_bound, hankel_singular_values
-from gramian.systems.linear_system import LinearSystem
-from gramian.systems.norms import h2_norm, hinf_norm
-from gramian.systems.projections import balanced
+The names below are imported when they are first used, so that the command line answers without loading torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from gramian.version import __version__
+
+if TYPE_CHECKING:
+    from gramian.compression.compressor import Compressor
+    from gramian.compression.cuts import compress_
+    from gramian.compression.policies import Budget, Energy, ErrorBound, Rank, Shrink
+    from gramian.compression.rollback import RollBack
+    from gramian.compression.schedules import At, Every, Never, WhenStable
+    from gramian.layers.lru import LRU
+    from gramian.layers.reducible import Reducible, reducible_layers, resize_like_
+    from gramian.systems.hankel import error_bound, hankel_singular_values
+    from gramian.systems.linear_system import LinearSystem
+    from gramian.systems.norms import h2_norm, hinf_norm
+    from gramian.systems.projections import balanced
+
+_HOMES = {
+    "compression.compressor": ("Compressor",),
+    "compression.cuts": ("compress_",),
+    "compression.policies": ("Budget", "Energy", "ErrorBound", "Rank", "Shrink"),
+    "compression.rollback": ("RollBack",),
+    "compression.schedules": ("At", "Every", "Never", "WhenStable"),
+    "layers.lru": ("LRU",),
+    "layers.reducible": ("Reducible", "reducible_layers", "resize_like_"),
+    "systems.hankel": ("error_bound", "hankel_singular_values"),
+    "systems.linear_system": ("LinearSystem",),
+    "systems.norms": ("h2_norm", "hinf_norm"),
+    "systems.projections": ("balanced",),
+}
+_HOME_OF = {name: f"gramian.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "LRU",
@@ -38,3 +61,15 @@ __all__ = [
     "reducible_layers",
     "resize_like_",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'gramian' has no attribute '{name}'")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

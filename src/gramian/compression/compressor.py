@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from gramian.compression.cuts import apply_plan_, plan_cuts
@@ -18,7 +18,6 @@ from gramian.compression.rollback import RollBack, restore, snapshot
 from gramian.compression.schedules import Schedule
 from gramian.errors import GramianError, did_you_mean
 from gramian.layers.reducible import Spectrum, reducible_layers
-from gramian.systems.linear_system import LinearSystem
 from gramian.systems.projections import Keep
 
 __all__ = ["Compressor"]
@@ -191,36 +190,18 @@ class Compressor:
             "cautions": self._cautions,
             "mark": self._mark,
             "watch": watch,
-            "history": [{n: _spectrum_state(s) for n, s in spectra.items()} for spectra in self._history],
+            "history": [{name: s.state_dict() for name, s in spectra.items()} for spectra in self._history],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` returned, with the same model, policy and schedule."""
         self.steps, self.kept, self._mark = state["steps"], dict(state["kept"]), state["mark"]
         self._watch = None if state["watch"] is None else _Watch(**state["watch"])
-        self._history = [{n: _spectrum(s) for n, s in spectra.items()} for spectra in state["history"]]
+        self._history = [
+            {name: Spectrum.from_state_dict(s) for name, s in spectra.items()} for spectra in state["history"]
+        ]
         self._cautions, policy = state["cautions"], self._planned_policy
         self.policy = policy
         for _ in range(self._cautions):
             stop = self.policy is None or (self.rollback is not None and self.rollback.then == "stop")
             self.policy = None if stop or self.policy is None else self.policy.cautious()
-
-
-def _spectrum_state(spectrum: Spectrum) -> dict[str, Any]:
-    state: dict[str, Any] = {
-        "values": spectrum.values,
-        "measure": spectrum.measure,
-        "d_state": spectrum.d_state,
-        "system": None,
-    }
-    system = spectrum.system
-    if system is not None:
-        tensors = {key: getattr(system, key) for key in ("A", "B", "C", "D", "log_poles")}
-        state["system"] = {**tensors, "real_part": system.real_part, "name": system.name}
-    return state
-
-
-def _spectrum(state: Mapping[str, Any]) -> Spectrum:
-    system = None if state["system"] is None else LinearSystem(**state["system"])
-    values: Tensor = state["values"]
-    return Spectrum(values, state["measure"], state["d_state"], system)

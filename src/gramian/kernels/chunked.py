@@ -16,6 +16,7 @@ decay); T is chosen so that a Toeplitz block has about 128 columns, where CPU ma
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -54,7 +55,8 @@ def diagonal_ssm_by_chunks(
 def _powers(decay: Tensor, angle: Tensor, count: int) -> Tensor:
     """``l^d`` for ``d < count``, shape ``(count, N)``."""
     d = torch.arange(count, dtype=decay.dtype, device=decay.device)[:, None]
-    return torch.polar(torch.exp(-d * decay), d * angle)
+    lowest = math.log(torch.finfo(decay.dtype).tiny) + 1  # the gradient of polar is infinite at subnormal numbers
+    return torch.polar(torch.exp((-d * decay).clamp(min=lowest)), d * angle)
 
 
 def _collect(powers: Tensor, B: Tensor) -> Tensor:

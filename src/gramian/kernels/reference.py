@@ -15,7 +15,7 @@ def diagonal_ssm_by_steps(
 
     Shapes and meaning as in `gramian.kernels.diagonal_ssm`; every faster version must agree with this one.
     """
-    poles = torch.polar(torch.exp(-decay), angle)
+    poles = torch.exp(torch.complex(-decay, angle))
     inputs = torch.complex(u, torch.zeros_like(u))
     x, outputs, final = state, [], state
     for k in range(u.shape[1]):

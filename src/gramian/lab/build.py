@@ -18,7 +18,15 @@ from gramian.lab.config import CompressConfig, ModelConfig, PolicyConfig, Schedu
 from gramian.lab.models import SequenceModel
 from gramian.layers.lru import LRU
 
-__all__ = ["build_compressor", "build_model", "build_optimizer", "build_policy", "build_scheduler", "set_threads"]
+__all__ = [
+    "build_compressor",
+    "build_model",
+    "build_optimizer",
+    "build_policy",
+    "build_schedule",
+    "build_scheduler",
+    "set_threads",
+]
 
 _SSM = ("nu_log", "theta_log", "gamma_log", "B_re", "B_im")
 

@@ -139,6 +139,9 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    def __len__(self) -> int:
+        return len(self.rows())
+
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row at the end."""
         line = (json.dumps(row) + "\n").encode()
@@ -155,8 +158,8 @@ class JsonLines:
         lines = self.path.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def forget_after(self, step: int) -> None:
-        """Drop rows of later steps, which a resumed run will write again."""
-        kept = [row for row in self.rows() if row["step"] <= step]
+    def truncate(self, count: int) -> None:
+        """Keep the first `count` rows: a resumed run writes the others again."""
+        kept = self.rows()[:count]
         with whole_file(self.path) as draft:
             draft.write_text("".join(json.dumps(row) + "\n" for row in kept))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -29,9 +29,14 @@ class SpectrumLog:
         self._tensors |= {f"{layer}/{step:08d}": spectrum.values for layer, spectrum in spectra.items()}
         write_tensors(self.path, self._tensors)
 
-    def forget_after(self, step: int) -> None:
-        """Drop later steps, which a resumed run will write again."""
-        kept = {key: value for key, value in self._tensors.items() if int(key.rsplit("/", 1)[1]) <= step}
+    @property
+    def keys(self) -> list[str]:
+        """What has been written, as ``layer/step``."""
+        return list(self._tensors)
+
+    def keep(self, keys: Collection[str]) -> None:
+        """Drop all but `keys`: a resumed run writes the others again."""
+        kept = {key: value for key, value in self._tensors.items() if key in keys}
         if len(kept) < len(self._tensors):
             self._tensors = kept
             write_tensors(self.path, kept)

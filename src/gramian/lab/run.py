@@ -19,7 +19,7 @@ from gramian.lab.environment import environment
 from gramian.lab.files import JsonLines, read_tree, whole_file, whole_folder, write_json, write_tree
 from gramian.lab.monitor import SpectrumLog
 from gramian.lab.saved_model import save_model
-from gramian.layers.reducible import reducible_layers
+from gramian.layers.reducible import Spectrum, reducible_layers
 
 __all__ = ["Run"]
 
@@ -65,6 +65,7 @@ class Run:
             self.compressor = build_compressor(config.compress, self.model, self.optimizer, (self.scheduler,))
         self.step, self.seconds = 0, 0.0
         self.best: dict[str, Any] | None = None
+        self.looked: dict[str, Spectrum] = {}  # spectra of the last look, or right after the last cut
         self.pending = {"loss": 0.0, "steps": 0, "seconds": 0.0}  # since the last logged row
         self.metrics, self.events = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "events.jsonl")
         self.spectra = SpectrumLog(folder / "spectra.safetensors")
@@ -88,9 +89,8 @@ class Run:
         checkpoints = sorted((folder / "checkpoints").glob("step_*"))
         if checkpoints:
             run._load(read_tree(checkpoints[-1]))
-        for journal in (run.metrics, run.events):
-            journal.forget_after(run.step)
-        run.spectra.forget_after(run.step)
+        else:
+            run._rewind({"metrics": 0, "events": 0, "spectra": []})
         return run
 
     @property
@@ -113,6 +113,8 @@ class Run:
             "pending": self.pending,
             "snapshot": snapshot(self.model, self.optimizer, (self.scheduler,)),
             "compressor": None if self.compressor is None else self.compressor.state_dict(),
+            "looked": {name: spectrum.state_dict() for name, spectrum in self.looked.items()},
+            "written": {"metrics": len(self.metrics), "events": len(self.events), "spectra": self.spectra.keys},
         }
         folder = self.folder / "checkpoints"
         with whole_folder(folder / f"step_{self.step:08d}") as draft:
@@ -126,6 +128,14 @@ class Run:
         restore(state["snapshot"], self.model, self.optimizer, (self.scheduler,))
         if self.compressor is not None:
             self.compressor.load_state_dict(state["compressor"])
+        self.looked = {name: Spectrum.from_state_dict(s) for name, s in state["looked"].items()}
+        self._rewind(state["written"])
+
+    def _rewind(self, written: dict[str, Any]) -> None:
+        """Drop from the journals what was written after the checkpoint."""
+        self.metrics.truncate(written["metrics"])
+        self.events.truncate(written["events"])
+        self.spectra.keep(written["spectra"])
 
     def save_model(self) -> None:
         """Write the model as it is now to the folder ``model`` of the run."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gramian.lab.build import build_model, build_optimizer
+from gramian.lab.config import TrainConfig
 from gramian.lab.evaluate import evaluate
 from gramian.lab.files import write_json
 from gramian.lab.run import Run
@@ -16,7 +18,7 @@ from gramian.lab.saved_model import load_model
 from gramian.lab.timing import interleaved
 from gramian.layers.reducible import reducible_layers
 
-__all__ = ["summarize"]
+__all__ = ["summarize", "training_step"]
 
 
 def summarize(run: Run) -> dict[str, Any]:
@@ -41,7 +43,8 @@ def summarize(run: Run) -> dict[str, Any]:
         "cuts_seconds": sum(e["seconds"] for e in run.events.rows() if e["kind"] == "cut"),
     }
     if summary["full"]["states"] != summary["now"]["states"]:
-        times = interleaved(_training_step(run, full), _training_step(run, selected))
+        settings, batch = run.config.train, run.batches.batch(0)
+        times = interleaved(training_step(settings, full, *batch), training_step(settings, selected, *batch))
         summary["full"]["step_seconds"], summary["now"]["step_seconds"] = times["first"], times["second"]
         summary["step_time_ratio"] = times["ratio"]
     write_json(run.folder / "summary.json", summary)
@@ -56,10 +59,11 @@ def _size(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _training_step(run: Run, model: nn.Module) -> Any:
-    """A whole training step on one batch, on a copy's own optimizer; the model is changed by it."""
-    optimizer = build_optimizer(run.config.train, model)
-    inputs, targets = (t.to(run.device) for t in run.batches.batch(0))
+def training_step(settings: TrainConfig, model: nn.Module, inputs: Tensor, targets: Tensor) -> Callable[[], None]:
+    """A whole training step on one batch, with an optimizer of its own; every call changes `model`."""
+    optimizer = build_optimizer(settings, model)
+    device = next(model.parameters()).device
+    inputs, targets = inputs.to(device), targets[: len(inputs)].to(device)
     model.train()
 
     def step() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from gramian.compression.compressor import Compressor
 from gramian.compression.records import Event
 from gramian.lab.config import Config
 from gramian.lab.evaluate import evaluate
@@ -71,10 +72,9 @@ def train(
         assert config is not None
         run = Run.begin(config, folder)
     watcher.started(run)
-    looked: dict[str, Spectrum] = {}
     with _asked_to_stop() as stop:
         while run.step < run.config.train.steps:
-            looked = _one_step(run, watcher, looked)
+            _one_step(run, watcher)
             if stop and run.step < run.config.train.steps:
                 run.save_checkpoint()
                 raise Interrupted(f"stopped at step {run.step}; continue with: gramian train --resume {folder}")
@@ -104,8 +104,8 @@ def _asked_to_stop() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _one_step(run: Run, watcher: Watcher, looked: dict[str, Spectrum]) -> dict[str, Spectrum]:
-    """One optimizer step and all that is due after it; returns the spectra of the last look."""
+def _one_step(run: Run, watcher: Watcher) -> None:
+    """One optimizer step and all that is due after it."""
     start = time.perf_counter()
     loss = _optimize(run)
     seconds = time.perf_counter() - start
@@ -122,10 +122,9 @@ def _one_step(run: Run, watcher: Watcher, looked: dict[str, Spectrum]) -> dict[s
         row = _validate(run)
         metric = row["eval/accuracy"]
         watcher.evaluated(run, row)
-    looked = _compress(run, metric, watcher, looked)
+    _compress(run, metric, watcher)
     if run.step % settings.checkpoint_every == 0:
         run.save_checkpoint()
-    return looked
 
 
 def _optimize(run: Run) -> float:
@@ -165,24 +164,29 @@ def _validate(run: Run) -> dict[str, float]:
     return row
 
 
-def _compress(run: Run, metric: float | None, watcher: Watcher, looked: dict[str, Spectrum]) -> dict[str, Spectrum]:
-    """Let the compressor act, note what it did and saw, and return the spectra that the next look compares with."""
+def _compress(run: Run, metric: float | None, watcher: Watcher) -> None:
+    """Let the compressor act, and note what it did and saw."""
     compressor, compress = run.compressor, run.config.compress
     if compressor is None or compress is None:
-        return looked
+        return
     event = compressor.step(metric)
     run.seconds += event.seconds
-    if event.kind == "rolled_back":
-        assert event.resume_at is not None
-        run.step = event.resume_at
-    elif event.kind != "none" or (compress.analyze_every and run.step % compress.analyze_every == 0):
-        spectra = compressor.last_spectra if event.kind != "none" else compressor.spectra()
-        run.spectra.add(run.step, spectra)
-        if looked and compressor.policy is not None:
-            row = drift(looked, spectra, compressor.policy)
-            run.metrics.append({"step": run.step, "seconds": run.seconds, **row})
-        looked = spectra
+    if event.kind in ("cut", "skipped"):
+        _look(run, compressor, compressor.last_spectra)
+    elif event.kind == "none" and compress.analyze_every and run.step % compress.analyze_every == 0:
+        _look(run, compressor, compressor.spectra())
+    if event.changed:
+        run.step = run.step if event.resume_at is None else event.resume_at
+        run.looked = compressor.spectra()
     if event.kind != "none":
         run.events.append(event.to_dict())
         watcher.happened(run, event)
-    return compressor.spectra() if event.changed else looked
+
+
+def _look(run: Run, compressor: Compressor, spectra: dict[str, Spectrum]) -> None:
+    """Keep the spectra, and how far they moved since the last look at layers of these sizes."""
+    run.spectra.add(run.step, spectra)
+    if run.looked and compressor.policy is not None:
+        row = drift(run.looked, spectra, compressor.policy)
+        run.metrics.append({"step": run.step, "seconds": run.seconds, **row})
+    run.looked = spectra

@@ -61,6 +61,19 @@ class Spectrum:
         total = float(self.values.sum())
         return float(self.values[order:].sum()) / total if total > 0 else 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, tensors and dictionaries; see `from_state_dict`."""
+        state: dict[str, Any] = {key: getattr(self, key) for key in ("values", "measure", "d_state")}
+        fields = ("A", "B", "C", "D", "log_poles", "real_part", "name")
+        state["system"] = None if self.system is None else {key: getattr(self.system, key) for key in fields}
+        return state
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Spectrum:
+        """The spectrum that `state_dict` described."""
+        system = None if state["system"] is None else LinearSystem(**state["system"])
+        return cls(**{**state, "system": system})
+
 
 @dataclass(frozen=True)
 class MomentMap:

@@ -22,7 +22,9 @@ def log_of_poles(poles: Tensor) -> Tensor:
     x, y = z.real.abs(), z.imag.abs()
     big, small = torch.maximum(x, y), torch.minimum(x, y)
     (hi_big, lo_big), (hi_small, lo_small) = _exact_square(big), _exact_square(small)
-    excess = ((hi_big - 1) + hi_small) + (lo_big + lo_small)  # hi_big - 1 is exact for |z| near 1 (Sterbenz)
+    short = hi_big - 1
+    lost = hi_big - (short + 1)  # not zero where hi_big is just below 1/2: a pole next to the diagonal
+    excess = (short + hi_small) + ((lo_big + lo_small) + lost)
     near_circle = excess.abs() < 0.5
     modulus = torch.where(near_circle, torch.log1p(excess.clamp(min=-0.5)) / 2, torch.hypot(x, y).log())
     return torch.complex(modulus.clamp(min=_SMALLEST_LOG), z.angle())

@@ -1,0 +1,171 @@
+"""The command line: ``gramian train | analyze | compress | eval | report | reproduce | data | doctor``.
+
+Exit codes: 0, 1 a run failed, 2 bad input, 130 stopped by Ctrl-C (after a checkpoint). Heavy imports stay inside the
+commands, so that ``gramian --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gramian.errors import ConfigError, DataError, GramianError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="gramian",
+    help="Make state space models small while they train.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Data sets that need no network.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, for instance train.steps=1000.")]
+ModelPath = Annotated[Path, typer.Argument(help="A saved model or a run folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def train(
+    config: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped configuration.")] = None,
+    overrides: Overrides = None,
+    run: Annotated[Path | None, typer.Option(help="Run folder; by default runs/NAME, numbered if taken.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show configuration, event steps and cost.")] = False,
+) -> None:
+    """Train with in-training compression."""
+    from gramian.lab.commands import dry_run_report, free_folder, train_in_terminal
+    from gramian.lab.config import load_config
+
+    if resume is not None:
+        if config is not None or run is not None or dry_run:
+            raise ConfigError("--resume was given together with CONFIG, --run or --dry-run; needed: --resume alone.")
+        train_in_terminal(None, resume, resume=True)
+        return
+    if config is None:
+        raise ConfigError("no configuration was given.", cure="gramian train demo")
+    settings = load_config(config, overrides or [])
+    folder = run or free_folder(Path("runs") / settings.name)
+    if dry_run:
+        dry_run_report(settings, folder)
+    else:
+        train_in_terminal(settings, folder)
+
+
+@app.command()
+def analyze(
+    model: ModelPath,
+    tau: Annotated[list[float] | None, typer.Option(help="Tolerance; can be repeated.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a figure of the spectra here (.svg, .png, .pdf).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Spectrum, states kept and error bound of every layer, by tolerance."""
+    from gramian.lab.commands import analyze_in_terminal
+
+    analyze_in_terminal(model, tau or [0.01, 0.02, 0.05, 0.1, 0.2], plot, as_json)
+
+
+@app.command()
+def compress(
+    model: ModelPath,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the smaller model; must not exist.")],
+    tau: Annotated[float | None, typer.Option(help="Give up this fraction of the spectrum's sum.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Keep this many states in every layer.")] = None,
+    fraction: Annotated[float | None, typer.Option(help="Keep this fraction of every layer's states.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Keep the error bound below eps times the layer's norm.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")] = False,
+) -> None:
+    """Cut a trained model once, without training it further."""
+    from gramian.lab.commands import compress_in_terminal
+
+    compress_in_terminal(model, out, {"tau": tau, "rank": rank, "fraction": fraction, "eps": eps}, dry_run)
+
+
+@app.command(name="eval")
+def evaluate(
+    model: ModelPath,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    root: Annotated[str | None, typer.Option(help="Folder with the data files, if not where it was.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy and loss of a saved model on the data it was trained for."""
+    from gramian.lab.commands import evaluate_in_terminal
+
+    evaluate_in_terminal(model, split, root, as_json)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write RUN/report.html, a page that stands on its own."""
+    from gramian.lab.commands import write_page
+
+    typer.echo(f"report: {write_page(run)}")
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="smnist")],
+    scale: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by spaces or commas.")] = "0",
+    more_seeds: Annotated[list[int] | None, typer.Argument(help="More seeds: --seeds 0 1 2.")] = None,
+    out: Annotated[Path, typer.Option(help="Where results and figures go.")] = Path("results"),
+    runs: Annotated[Path, typer.Option(help="Where run folders go; finished runs are not repeated.")] = Path("runs"),
+) -> None:
+    """A named experiment: full size, compressed, and the same final size from scratch, over all seeds."""
+    from gramian.lab.experiments.reproduce import reproduce as carry_out
+
+    carry_out(name, scale, _numbers(seeds) + (more_seeds or []), out, runs)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise ConfigError(f"--seeds '{text}' was given; needed: whole numbers, for instance --seeds 0 1 2.") from error
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """The data sets there are."""
+    from gramian.lab.commands import list_data
+
+    list_data()
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="Name of a data set.")],
+    root: Annotated[str | None, typer.Option(help="Folder with its files.")] = None,
+) -> None:
+    """Load a data set and look for what could be wrong with it."""
+    from gramian.lab.data import check_data
+
+    result = check_data(name, root)
+    typer.echo(str(result))
+    if not result.passed:
+        raise DataError(f"'{name}' did not pass: {'; '.join(result.findings)}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Versions, machine, threads, and which kernels and optional packages are here."""
+    from gramian.lab.commands import diagnose
+
+    facts = diagnose()
+    typer.echo(json.dumps(facts, indent=2) if as_json else "\n".join(f"{k:<22} {v}" for k, v in facts.items()))
+
+
+def main() -> None:
+    """Entry point: errors of the caller become a message and exit code 2."""
+    try:
+        app()
+    except GramianError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
