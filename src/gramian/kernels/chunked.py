@@ -10,8 +10,8 @@ So a layer with N states stores ``2N`` numbers a chunk instead of a step, and ne
 products. The boundary states follow a recurrence of their own, a loop over chunks with a hand-written gradient;
 everything else is differentiated by autograd.
 
-The idea is the chunk-wise form of linear recurrences (for instance Dao and Gu 2024, section 6, there for scalar
-decay); T is chosen so that a Toeplitz block has about 128 columns, where CPU matrix products are at full speed.
+This is the chunk-wise form of linear recurrences that Mamba-2 uses for scalar decay (see ``docs/bibliography.md``);
+T is chosen so that a Toeplitz block has about 128 columns, where CPU matrix products are at full speed.
 """
 
 from __future__ import annotations

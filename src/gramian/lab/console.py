@@ -75,13 +75,14 @@ def _steps(steps: list[int]) -> str:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    style = {"title_justify": "left", "title_style": "bold", "show_edge": False, "pad_edge": False}
+    return Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, **style)  # type: ignore[arg-type]
 
 
 def cut_table(events: list[dict[str, Any]]) -> Table:
     """One row for each layer of each event."""
-    table = _table("Cuts (errors relative to the layer's H-infinity norm; no bound on the network's output)")
-    for column in ("step", "layer", "states", "tau", "tau total", "bound", "measured", "seconds", ""):
+    table = _table("Cuts (bound and measured error over the layer's norm; no bound on the loss)")
+    for column in ("step", "layer", "states", "tau", "tau total", "bound", "measured", "s", ""):
         table.add_column(column, justify="left" if column in ("layer", "") else "right", no_wrap=column != "")
     for event in events:
         for c in event["layers"]:

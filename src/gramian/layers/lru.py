@@ -3,8 +3,9 @@
     x[k] = lambda * x[k-1] + gamma * (B u[k])        lambda = exp(-exp(nu_log) + i exp(theta_log))
     y[k] = Re(C x[k]) + D * u[k]                     gamma  = exp(gamma_log)
 
-``|lambda| < 1`` whatever the parameters are. Orvieto et al., *Resurrecting Recurrent Neural Networks for Long
-Sequences* (ICML 2023, arXiv 2303.06349), section 3 and appendix A.
+``|lambda| < 1`` whatever the parameters are. The layer is that of Orvieto et al., *Resurrecting Recurrent Neural
+Networks for Long Sequences* (ICML 2023, arXiv 2303.06349); names and initialisation of the parameters are those of
+the implementation NicolasZucchet/minimal-LRU, ``lru/model.py``.
 """
 
 from __future__ import annotations

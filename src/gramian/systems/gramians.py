@@ -64,7 +64,7 @@ Route = Callable[[LinearSystem], Factors]
 def controllability_gramian(system: LinearSystem) -> Tensor:
     """``P``, the solution of ``A P A* - P + B B* = 0``: what inputs can reach.
 
-    Closed form for a diagonal system, squared Smith iteration for a dense one (Smith 1968). Shape
+    Closed form for a diagonal system, squared Smith iteration for a dense one. Shape
     ``(..., order, order)``; for a real-part system a real matrix in the coordinates ``(Re x, Im x)``.
     """
     if not system.is_diagonal:

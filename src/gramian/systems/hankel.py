@@ -16,7 +16,7 @@ def hankel_singular_values(system: LinearSystem, route: Route = equilibrated) ->
     """The Hankel singular values of `system`, descending: singular values of ``F_o* F_c``.
 
     They are invariants of the input-output map and equal the square roots of the eigenvalues of ``P Q``, which is
-    never formed (Antoulas, *Approximation of Large-Scale Dynamical Systems*, chapter 7).
+    never formed (square-root method; MathWorks' reference page of ``balancmr`` states it in this form).
 
     Returns
     -------
@@ -38,7 +38,7 @@ def check_rank(rank: int, order: int) -> None:
 def error_bound(hsv: Tensor, rank: int) -> Tensor:
     """Twice the sum of the discarded Hankel singular values, shape ``(...)``: ``||G - G_r||_inf`` is at most that.
 
-    Enns (1984) and Glover (1984) for continuous time, Al-Saggaf and Franklin (1987) for discrete time. It holds for
+    The classical bound of balanced truncation (``docs/bibliography.md``). It holds for
     the linear map in exact arithmetic; it is no bound on the output or loss of a network around it.
     """
     check_rank(rank, hsv.shape[-1])

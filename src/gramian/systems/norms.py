@@ -102,12 +102,15 @@ def hinf_norm(system: LinearSystem, rtol: float = 1e-6) -> HinfNorm:
     system = _for_gains(system)
     omega = _first_grid(system, whole_circle=_is_complex(original))
     gains = _gains(system, omega)
+    noise = (
+        torch.finfo(torch.float64).eps * _terms(system, _resolvent(system, omega)).max() if system.is_diagonal else 0
+    )
     for _ in range(40):
         before = gains.max()
         finer = _between_peaks(omega, gains)
         omega, index = torch.cat([omega, finer]).sort()
         gains = torch.cat([gains, _gains(system, finer)])[index]
-        if gains.max() - before <= rtol * gains.max():
+        if gains.max() - before <= rtol * gains.max() + noise:
             break
     peak = int(gains.argmax())
     return HinfNorm(float(gains[peak]), float(omega[peak]), original)
@@ -177,9 +180,14 @@ def _ceilings(system: LinearSystem, omega: Tensor) -> Tensor:
     coupling = (B @ B.mH) * (C.mH @ C).mT
     quadratic = ((w @ coupling) * w.conj()).sum(-1).real
     linear = w @ ((B @ D.mH) * C.mT).sum(-1)
-    terms = w.abs() @ (B.abs().square().sum(-1) * C.abs().square().sum(-2)).sqrt() + D.abs().square().sum().sqrt()
-    rounding = 8 * system.order * torch.finfo(torch.float64).eps * terms.square()
+    rounding = 8 * system.order * torch.finfo(torch.float64).eps * _terms(system, w).square()
     return ((quadratic + 2 * linear.real + D.abs().square().sum()).clamp(min=0) + rounding).sqrt()
+
+
+def _terms(system: LinearSystem, w: Tensor) -> Tensor:
+    """``sum_i |w_i| ||b_i|| ||c_i|| + ||D||_F``: what a gain is added up from, and so what its rounding is relative to."""
+    b, c = system.B.abs().square().sum(-1).sqrt(), system.C.abs().square().sum(-2).sqrt()
+    return w.abs() @ (b * c) + system.D.abs().square().sum().sqrt()
 
 
 def _gain_by_iteration(system: LinearSystem, omega: Tensor) -> Tensor:

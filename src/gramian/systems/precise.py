@@ -15,7 +15,7 @@ _SPLITTER = 134217729.0  # 2**27 + 1: Dekker's constant, cuts a double into two 
 def log_of_poles(poles: Tensor) -> Tensor:
     """``log(poles)``, complex128, with ``log|pole|`` correct to a few ulp *relative* even at ``|pole| = 1 - 1e-15``.
 
-    ``log|z| = log1p(x^2 + y^2 - 1) / 2``, where the squares are split exactly (Dekker 1971) before 1 is taken away.
+    ``log|z| = log1p(x^2 + y^2 - 1) / 2``, where the squares are split exactly (Dekker) before 1 is taken away.
     A pole at zero gets a finite logarithm whose exponential is zero.
     """
     z = poles.to(torch.complex128)

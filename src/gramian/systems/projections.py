@@ -129,8 +129,8 @@ def balanced(
     """Square-root balanced truncation: keep the `rank` states with the largest Hankel singular values.
 
     With ``P = F_c F_c*``, ``Q = F_o F_o*`` and the SVD ``F_o* F_c = U sigma X*``, take ``V = F_c X sigma^(-1/2)`` and
-    ``W = F_o U sigma^(-1/2)`` (Tombs and Postlethwaite 1987; Antoulas 2005, section 7.4). The result is stable, and
-    ``sigma_{r+1} <= ||G - G_r||_inf <= 2 (sigma_{r+1} + ...)``.
+    ``W = F_o U sigma^(-1/2)`` (the square-root method; MathWorks' page of ``balancmr``). The result is stable,
+    and ``sigma_{r+1} <= ||G - G_r||_inf <= 2 (sigma_{r+1} + ...)``.
 
     Returns
     -------
@@ -204,7 +204,7 @@ def random(system: LinearSystem, rank: int, *, seed: int = 0) -> Projection:
 class SingularPerturbation:
     """Residualisation: discarded balanced states are not set to zero but to their steady state.
 
-    Keeps the response at frequency zero exactly, with an error bound of the same kind (Liu and Anderson 1989). It
+    Keeps the response at frequency zero exactly, with an error bound of the same kind. It
     changes ``D``, so it is for systems rather than for layers.
     """
 

@@ -135,11 +135,11 @@ def table(results: dict[str, Any]) -> str:
         states = ", ".join(str(run["states"]) for run in runs)
         cells = (_spread([run[key] for run in runs], 3) for key in ("valid", "valid_at_end", "test"))
         lines.append(f"| {name} | {states} | {' | '.join(cells)} | {_spread([r['seconds'] for r in runs], 0)} |")
+    how = "{steps} steps of batch {batch_size}, lr {lr}, {precision}".format(**train_settings)
     lines += [
         "",
-        f"Mean ± standard deviation over seeds {results['seeds']} (states: every seed). {train_settings['steps']} steps "
-        f"of batch {train_settings['batch_size']}, lr {train_settings['lr']}, {train_settings['precision']}; the model is "
-        "selected on validation accuracy among evaluations at its final size, test data is used once. Seconds are wall "
+        f"Mean ± standard deviation over seeds {results['seeds']} (states: every seed). {how}; the model is selected "
+        "on validation accuracy among the evaluations at its final size, test data is used once. Seconds are wall "
         "clock of training steps and cuts, one run after the other.",
         "",
         *_at_equal_time(results),
