@@ -61,11 +61,13 @@ def delay_line(n: int) -> LinearSystem:
 
 
 def changed_basis(system: LinearSystem, seed: int = 0) -> LinearSystem:
-    """The same system, dense, in random coordinates."""
+    """The same system, dense, in random coordinates (of condition number 10)."""
     dense = system.dense()
     g = torch.Generator().manual_seed(seed)
-    T = torch.eye(dense.order, dtype=dense.A.dtype) + 0.3 * torch.randn(dense.A.shape, dtype=dense.A.dtype, generator=g)
-    return LinearSystem(T @ torch.linalg.solve(T, dense.A, left=False), T @ dense.B, dense.C @ T.inverse(), dense.D)
+    left, right = (torch.linalg.qr(torch.randn(dense.A.shape, dtype=dense.A.dtype, generator=g))[0] for _ in range(2))
+    scale = torch.logspace(-0.5, 0.5, dense.order, dtype=torch.float64)
+    T, T_inverse = left * scale @ right, right.mH / scale @ left.mH
+    return LinearSystem(T @ dense.A @ T_inverse, T @ dense.B, dense.C @ T_inverse, dense.D)
 
 
 def batch_of(systems: Sequence[LinearSystem]) -> LinearSystem:

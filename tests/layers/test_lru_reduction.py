@@ -135,7 +135,9 @@ def test_second_moments_stay_non_negative(rank: int, realization: Realization) -
         assert (moment_map.second >= 0).all()
         carried = moment_map.carry(moments, 2)
         assert carried.shape == reduction.tensors[name].shape
-        assert (carried > 0).all()
+        assert (carried >= 0).all()
+        if not name.endswith("_im"):  # the imaginary parts of a real pole see no gradient
+            assert (carried > 0).all()
 
 
 @BOTH
@@ -182,15 +184,11 @@ def test_an_accepted_proposal_keeps_its_bound_when_measured(
     assert m.max_pole == pytest.approx(float(layer.linear_system().poles.abs().max()), abs=1e-12)
 
 
-def test_the_real_realization_has_the_smaller_bound_at_equal_size() -> None:
-    for seed in range(5):
-        bounds = {}
-        for realization in ("real", "complex"):
-            measurement = make_lru(seed=seed, realization=realization).propose(4).measurement
-            assert measurement is not None
-            bounds[measurement.order] = measurement.bound
-        if set(bounds) == {8, 4}:  # no real pole took a slot of its own
-            assert bounds[8] <= bounds[4] * (1 + 1e-9)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_real_realization_has_the_smaller_bound_at_equal_size(seed: int) -> None:
+    real, complex_ = (make_lru(seed=seed, realization=r).spectrum().values for r in ("real", "complex"))
+    for rank in range(1, 9):
+        assert real[2 * rank :].sum() <= complex_[rank:].sum() + 1e-9 * complex_.sum()
 
 
 def lying(system: LinearSystem, rank: int) -> Projection:

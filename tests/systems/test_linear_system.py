@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from hypothesis import given
-from systems_zoo import changed_basis, delay_line, lag, normal, random_system, systems, term_size
 
 from gramian.errors import (
     EmptySystemError,
@@ -19,6 +18,7 @@ from gramian.errors import (
 )
 from gramian.systems.linear_system import LinearSystem, diagonal_if_accurate
 from gramian.systems.norms import frequency_response, hinf_norm, impulse_response
+from systems_zoo import changed_basis, delay_line, lag, normal, random_system, systems, term_size
 
 OMEGA = torch.linspace(-3.1, 3.1, 23, dtype=torch.float64)
 FORMS: dict[str, Callable[[], LinearSystem]] = {

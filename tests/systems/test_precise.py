@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from systems_zoo import EPS
 
 from gramian.systems.precise import log_of_poles, one_minus_products, pole_differences
+from systems_zoo import EPS
 
 angles = st.floats(-math.pi, math.pi)
 decays = st.floats(-16.0, 1.5).map(lambda x: 10.0**x)  # -log|pole|

@@ -37,8 +37,8 @@ def moved_states(
 
     To be written into ``optimizer.state`` right after the reduction was applied. ``"transport"`` carries the
     moments of Adam, AdamW, NAdam, RAdam, SGD and RMSprop and keeps their step counts; ``"reset"`` starts them anew,
-    step count included. Of any other optimizer, tensors of the parameter's shape become zeros of the new shape,
-    with one warning.
+    step count included. Of any other optimizer, tensors of the parameter's shape become zeros of the new shape
+    either way, with one warning.
     """
     parameters = {name: layer.get_parameter(name) for name in reduction.tensors}
     old = {name: dict(optimizer.state.get(p, {})) for name, p in parameters.items()}
@@ -46,25 +46,25 @@ def moved_states(
     for name, parameter in parameters.items():
         if not old[name]:
             continue
-        if carry == "reset":
-            state: dict[str, Any] = {}
-        elif isinstance(optimizer, _KNOWN):
-            state = _transported(name, old, reduction)
-        else:
-            state = _zeroed(old[name], parameter, reduction.tensors[name].shape)
+        state = None
+        if not isinstance(optimizer, _KNOWN):
             _warn_once(optimizer)
+        elif carry == "transport":
+            state = _transported(name, old, reduction)
+        if state is None:
+            state = _anew(optimizer, old[name], parameter, reduction.tensors[name].shape)
         moved.append((parameter, state))
     return moved
 
 
-def _transported(name: str, old: dict[str, dict[str, Any]], reduction: Reduction) -> dict[str, Any]:
+def _transported(name: str, old: dict[str, dict[str, Any]], reduction: Reduction) -> dict[str, Any] | None:
     moment_map = reduction.moments[name]
     state = dict(old[name])
     for key, order in _ORDER.items():
         if isinstance(state.get(key), Tensor):
             sources = {source: old[source].get(key) for source in moment_map.sources}
             if any(moment is None for moment in sources.values()):
-                return {}  # a source was never trained: there is nothing consistent to carry
+                return None  # a source was never trained: there is nothing consistent to carry
             state[key] = moment_map.carry({k: v for k, v in sources.items() if v is not None}, order)
     if isinstance(state.get("grad_avg"), Tensor):  # centred RMSprop divides by the root of the variance
         variances = {source: _variance(old[source]) for source in moment_map.sources}
@@ -76,7 +76,11 @@ def _variance(state: dict[str, Any]) -> Tensor:
     return (state["square_avg"] - state["grad_avg"].square()).clamp(min=0)
 
 
-def _zeroed(state: dict[str, Any], parameter: nn.Parameter, shape: torch.Size) -> dict[str, Any]:
+def _anew(optimizer: Optimizer, state: dict[str, Any], parameter: nn.Parameter, shape: torch.Size) -> dict[str, Any]:
+    """No state where the optimizer makes one when it needs it; zeros for fused SGD, Adagrad and others that do not."""
+    if isinstance(optimizer, _KNOWN) and not isinstance(optimizer, SGD):
+        return {}
+
     def fitted(value: Any) -> Any:
         same = isinstance(value, Tensor) and value.shape == parameter.shape
         return value.new_zeros(shape) if same else value

@@ -55,7 +55,7 @@ class RollBack:
     also: tuple[Stateful, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.drop < 0 or self.patience < 1:
+        if not self.drop >= 0 or self.patience < 1:
             raise GramianError(
                 f"RollBack(drop={self.drop}, patience={self.patience}) was given; needed: drop >= 0, patience >= 1."
             )

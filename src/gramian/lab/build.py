@@ -25,6 +25,7 @@ __all__ = [
     "build_policy",
     "build_schedule",
     "build_scheduler",
+    "find_device",
     "set_threads",
 ]
 
@@ -36,6 +37,15 @@ def set_threads(threads: int | None) -> int:
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name; a `ConfigError` if torch has none here."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"train.device='{name}' cannot be used here: {reason}", cure="train.device=cpu") from error
 
 
 def build_model(config: ModelConfig, d_input: int, n_outputs: int, realization: str = "real") -> SequenceModel:

@@ -197,7 +197,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         If the file is missing or no YAML mapping, an override is malformed, or a key or value cannot be used.
     """
     path = Path(source)
-    if not path.exists() and (SHIPPED / f"{source}.yaml").exists():
+    if not path.is_file() and (SHIPPED / f"{source}.yaml").is_file():
         path = SHIPPED / f"{source}.yaml"
     if not path.is_file():
         shipped = sorted(p.stem for p in SHIPPED.glob("*.yaml"))
@@ -206,8 +206,8 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"Shipped configurations: {', '.join(shipped)}.",
         )
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"'{path}' is not valid YAML: {str(error).splitlines()[0]}", str(error)) from error
     if not isinstance(content, dict):
         raise ConfigError(f"'{path}' holds no mapping; needed: keys model, data, train (and compress).")
@@ -221,7 +221,7 @@ def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     try:
         merged = OmegaConf.merge(OmegaConf.create(content), OmegaConf.from_dotlist(list(overrides)))
         plain = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"overrides {list(overrides)} cannot be merged: {error}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

@@ -54,7 +54,7 @@ def drift(before: Mapping[str, Spectrum], after: Mapping[str, Spectrum], policy:
     for layer, now in after.items():
         was = before[layer]
         row[f"drift/rank/{layer}"] = ranks[layer]
-        if was.system is None or now.system is None:
+        if was.system is None or now.system is None or not now.values.any():  # no map, or a dead layer
             continue
         order = min(len(now.values), ranks[layer] * (len(now.values) // now.d_state))
         overlap = subspace_overlap(was.system, now.system, order)

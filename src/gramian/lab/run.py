@@ -12,8 +12,15 @@ import yaml
 from gramian.compression.compressor import Compressor
 from gramian.compression.rollback import restore, snapshot
 from gramian.errors import CheckpointError
-from gramian.lab.build import build_compressor, build_model, build_optimizer, build_scheduler, set_threads
-from gramian.lab.config import Config, validated
+from gramian.lab.build import (
+    build_compressor,
+    build_model,
+    build_optimizer,
+    build_scheduler,
+    find_device,
+    set_threads,
+)
+from gramian.lab.config import Config, load_config
 from gramian.lab.data import Batches, load_data
 from gramian.lab.environment import environment
 from gramian.lab.files import JsonLines, read_tree, whole_file, whole_folder, write_json, write_tree
@@ -24,6 +31,25 @@ from gramian.layers.reducible import Spectrum, reducible_layers
 __all__ = ["Run"]
 
 _KEPT_CHECKPOINTS = 2
+
+
+class Pending(dict[str, float]):
+    """Loss, steps and seconds since the last logged row; a roll-back brings them back with the rest."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew, after a row was logged."""
+        self.update(loss=0.0, steps=0, seconds=0.0)
+
+    def state_dict(self) -> dict[str, float]:
+        """The three numbers."""
+        return dict(self)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go back to what `state_dict` returned."""
+        self.update(state)
 
 
 class Run:
@@ -43,7 +69,7 @@ class Run:
     """
 
     def __init__(self, config: Config, folder: Path, *, resumed: bool = False) -> None:
-        if not resumed and folder.exists() and any(folder.iterdir()):
+        if not resumed and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise CheckpointError(
                 f"'{folder}' already holds something.",
                 "A run never overwrites another.",
@@ -53,20 +79,21 @@ class Run:
         set_threads(config.train.threads)
         self.data = load_data(config.data.name, config.data.root, config.data.seed)
         self.batches = Batches(self.data.train, config.train.batch_size, config.train.seed)
-        self.device = torch.device(config.train.device)
+        self.device = find_device(config.train.device)
         torch.manual_seed(config.train.seed)
         self.realization = "real" if config.compress is None else config.compress.realization
         model = build_model(config.model, self.data.d_input, self.data.n_classes, self.realization)
         self.model = model.to(self.device)
         self.optimizer = build_optimizer(config.train, self.model)
         self.scheduler = build_scheduler(config.train, self.optimizer)
+        self.pending = Pending()
         self.compressor: Compressor | None = None
         if config.compress is not None:
-            self.compressor = build_compressor(config.compress, self.model, self.optimizer, (self.scheduler,))
+            also = (self.scheduler, self.pending)
+            self.compressor = build_compressor(config.compress, self.model, self.optimizer, also)
         self.step, self.seconds = 0, 0.0
         self.best: dict[str, Any] | None = None
         self.looked: dict[str, Spectrum] = {}  # spectra of the last look, or right after the last cut
-        self.pending = {"loss": 0.0, "steps": 0, "seconds": 0.0}  # since the last logged row
         self.metrics, self.events = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "events.jsonl")
         self.spectra = SpectrumLog(folder / "spectra.safetensors")
 
@@ -85,7 +112,7 @@ class Run:
         """The run in `folder` as of its last checkpoint; later rows of its journals are dropped."""
         if not (folder / "config.yaml").is_file():
             raise CheckpointError(f"'{folder}' is no run folder: it has no config.yaml.")
-        run = cls(validated(yaml.safe_load((folder / "config.yaml").read_text())), folder, resumed=True)
+        run = cls(load_config(folder / "config.yaml"), folder, resumed=True)
         checkpoints = sorted((folder / "checkpoints").glob("step_*"))
         if checkpoints:
             run._load(read_tree(checkpoints[-1]))
@@ -105,7 +132,10 @@ class Run:
         return {"state/total": sum(sizes.values()), **{f"state/{name}": size for name, size in sizes.items()}}
 
     def save_checkpoint(self) -> None:
-        """All that is needed to go on bit by bit as if nothing had happened; the last two are kept."""
+        """All that is needed to go on bit by bit as if nothing had happened; the last two are kept.
+
+        Those of later steps are from before a roll-back: they go, or a resumed run would begin with them.
+        """
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -116,15 +146,18 @@ class Run:
             "looked": {name: spectrum.state_dict() for name, spectrum in self.looked.items()},
             "written": {"metrics": len(self.metrics), "events": len(self.events), "spectra": self.spectra.keys},
         }
-        folder = self.folder / "checkpoints"
-        with whole_folder(folder / f"step_{self.step:08d}") as draft:
+        now = self.folder / "checkpoints" / f"step_{self.step:08d}"
+        with whole_folder(now) as draft:
             write_tree(draft, state)
-        for old in sorted(folder.glob("step_*"))[:-_KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+        checkpoints = sorted(now.parent.glob("step_*"))
+        kept = [path for path in checkpoints if path <= now][-_KEPT_CHECKPOINTS:]
+        for path in checkpoints:
+            if path not in kept:
+                shutil.rmtree(path)
 
     def _load(self, state: dict[str, Any]) -> None:
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
-        self.pending = state["pending"]
+        self.pending.load_state_dict(state["pending"])
         restore(state["snapshot"], self.model, self.optimizer, (self.scheduler,))
         if self.compressor is not None:
             self.compressor.load_state_dict(state["compressor"])

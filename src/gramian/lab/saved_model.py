@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -68,14 +69,15 @@ def load_model(path: str | Path, tensors: dict[str, Tensor] | None = None) -> Sa
     """
     folder = find_model(path)
     config = read_json(folder / "config.json")
-    if config.get("format") != FORMAT:
-        raise CheckpointError(f"'{folder / 'config.json'}' has format {config.get('format')!r}; needed: {FORMAT!r}.")
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"'{folder / 'config.json'}' has format {found!r}; needed: {FORMAT!r}.")
     try:
         model_config = ModelConfig.model_validate(config["model"])
         with torch.random.fork_rng(devices=[]):
             model = build_model(model_config, config["d_input"], config["n_outputs"], config["realization"])
         model.load_state_dict(tensors or load_file(folder / "model.safetensors"))
-    except (KeyError, ValueError, RuntimeError, OSError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, ConfigError):
             raise
         raise CheckpointError(f"the model in '{folder}' cannot be loaded: {error}") from error

@@ -78,6 +78,8 @@ def train(
             if stop and run.step < run.config.train.steps:
                 run.save_checkpoint()
                 raise Interrupted(f"stopped at step {run.step}; continue with: gramian train --resume {folder}")
+    if run.best is None or run.best["sizes"] != run.sizes:  # the last step has cut: no model of this size was kept yet
+        watcher.evaluated(run, _validate(run))
     run.save_checkpoint()
     watcher.finished(run)
     return summarize(run)
@@ -150,7 +152,7 @@ def _log(run: Run) -> dict[str, float]:
         **run.size_row,
     }
     run.metrics.append(row)
-    run.pending = {"loss": 0.0, "steps": 0, "seconds": 0.0}
+    run.pending.clear()
     return row
 
 

@@ -53,17 +53,31 @@ def propose_lru(parameters: Mapping[str, Tensor], realization: str, rank: int, c
 
 
 def _pack(modes: Modes, old: Mapping[str, Tensor]) -> tuple[Modes, dict[str, Tensor]]:
-    """LRU parameters of `modes`, in float64. The free scale of a mode makes the rows of B as long as the old ones."""
+    """LRU parameters of `modes`, in float64.
+
+    How a mode's gain is shared out between ``gamma``, B and C is free, and decides how it trains on: the steps of
+    Adam do not grow with a parameter, so large entries hardly move any more. Rows of B and columns of C therefore
+    keep the length that is typical of the layer (C grows by the root of ``N / N'``, as at initialisation), and all
+    the rest goes into ``gamma``, whose logarithm is what is trained.
+    """
     decay = (-modes.poles.abs().log()).clamp(MIN_DECAY, math.exp(_MAX_LOG_DECAY))
     angle = torch.remainder(modes.poles.angle(), 2 * torch.pi).clamp(min=_MIN_ANGLE)
-    gamma = (-torch.expm1(-2 * decay)).sqrt()
-    row = torch.hypot(old["B_re"], old["B_im"]).square().sum(1).sqrt()
-    typical = row.clamp(min=torch.finfo(torch.float32).tiny).log().mean().exp()
-    length = modes.B.abs().square().sum(1).sqrt()
-    modes = modes.scaled(torch.where(length > 0, typical * gamma / length, 1.0))
+    typical_B = _typical_length(old["B_re"], old["B_im"], dim=1)
+    typical_C = _typical_length(old["C_re"], old["C_im"], dim=0) * (len(old["nu_log"]) / len(modes.poles)) ** 0.5
+    length_B, length_C = modes.B.abs().square().sum(1).sqrt(), modes.C.abs().square().sum(0).sqrt()
+    gamma = length_B * length_C / (typical_B * typical_C)
+    alive = gamma > torch.finfo(torch.float32).tiny
+    gamma = torch.where(alive, gamma, (-torch.expm1(-2 * decay)).sqrt())
+    modes = modes.scaled(torch.where(alive, typical_B * gamma / length_B, 1.0))
     B = modes.B / gamma[:, None]
     new = {"nu_log": decay.log(), "theta_log": angle.log(), "gamma_log": gamma.log()}
     return modes, new | {"B_re": B.real, "B_im": B.imag, "C_re": modes.C.real, "C_im": modes.C.imag}
+
+
+def _typical_length(re: Tensor, im: Tensor, dim: int) -> Tensor:
+    """The geometric mean of the lengths of all rows (``dim=1``) or columns (``dim=0``)."""
+    length = torch.hypot(re, im).square().sum(dim).sqrt()
+    return length.clamp(min=torch.finfo(torch.float32).tiny).log().mean().exp()
 
 
 def _moment_maps(modes: Modes, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, MomentMap]:

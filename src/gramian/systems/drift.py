@@ -97,8 +97,9 @@ def subspace_overlap(before: LinearSystem, after: LinearSystem, rank: int) -> Ov
             raise ShapeError(f"'{system.name}' is dense.", cure="Call system.diagonalized() first.")
     one, two = before.augmented(), after.augmented()
     logs_one, logs_two = one.log_poles[:, None], two.log_poles[None, :]
-    X = (one.B @ two.B.mH) / one_minus_products(logs_one, logs_two.conj())
-    Y = (one.C.mH @ two.C) / one_minus_products(logs_one.conj(), logs_two)
+    B_one, B_two, C_one, C_two = (M.to(torch.complex128) for M in (one.B, two.B, one.C, two.C))
+    X = (B_one @ B_two.mH) / one_minus_products(logs_one, logs_two.conj())
+    Y = (C_one.mH @ C_two) / one_minus_products(logs_one.conj(), logs_two)
     (T1, W1), (T2, W2) = _unit_directions(one, rank), _unit_directions(two, rank)
     past, future = W1.mH @ X @ W2, T1.mH @ Y @ T2
     return Overlap(*(float((m.abs().square().sum() / rank).clamp(max=1)) for m in (past, future)))
@@ -109,7 +110,8 @@ def _unit_directions(system: LinearSystem, rank: int) -> tuple[Tensor, Tensor]:
     factors: Factors = equilibrated(system)
     U, sigma, Xh = torch.linalg.svd(factors.observability.mH @ factors.controllability)
     scale = 1 / sigma[:rank].clamp(min=torch.finfo(torch.float64).tiny)
-    return factors.controllability @ Xh.mH[:, :rank] * scale, factors.observability @ U[:, :rank] * scale
+    T, W = factors.controllability @ Xh.mH[:, :rank] * scale, factors.observability @ U[:, :rank] * scale
+    return T.to(torch.complex128), W.to(torch.complex128)
 
 
 def rank_certificate(hsv: Tensor, tau: float, nuclear: float) -> bool:

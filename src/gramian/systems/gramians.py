@@ -8,7 +8,8 @@ For a diagonal ``A = diag(l)`` both have closed forms, ``P_ij = (B B*)_ij / (1 -
 ``Q_ij = (C* C)_ij / (1 - conj l_i l_j)``. Two routes lead to factors ``P = F_c F_c*``, ``Q = F_o F_o*``:
 
 * `equilibrated` (the default): balance the two diagonals, then eigendecompose. Fast, any system, and exact to
-  about ``5e-15 sigma_1`` in *absolute* terms;
+  about ``5e-15 sigma_1`` in *absolute* terms. In general it is ``sigma^2`` that is exact to ``5e-15 sigma_1^2``: where
+  modes coincide, a value of zero can come out as ``1e-8 sigma_1``;
 * `malmquist_takenaka`: a pivoted recurrence that never forms a Gramian. Diagonal systems only, and every Hankel
   singular value comes out to high *relative* accuracy. The right route for differences of nearly equal systems.
 
@@ -114,13 +115,14 @@ def equilibrated(system: LinearSystem) -> Factors:
     """
     P, Q = controllability_gramian(system), observability_gramian(system)
     p, q = P.diagonal(dim1=-2, dim2=-1).real, Q.diagonal(dim1=-2, dim2=-1).real
-    # Where only one of the two is zero (an uncontrollable or unobservable state), the other goes to the common size.
+    # An uncontrollable or unobservable state: the row of one factor is zero, the other diagonal goes to common size.
+    reached, seen = (p > 0)[..., :, None], (q > 0)[..., :, None]
     square = (p * q).amax(-1, keepdim=True)
     p, q = torch.where(p > 0, p, square / q), torch.where(q > 0, q, square / p)
     d = (q / p).nan_to_num(1.0, 1.0, 1.0) ** 0.25
     d = torch.where(d > 0, d, torch.ones_like(d))
     left, right = d[..., :, None], d[..., None, :]
-    return Factors(_square_root(P * left * right) / left, _square_root(Q / left / right) * left)
+    return Factors(_square_root(P * left * right) / left * reached, _square_root(Q / left / right) * left * seen)
 
 
 def _square_root(gramian: Tensor) -> Tensor:

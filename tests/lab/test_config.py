@@ -1,0 +1,281 @@
+"""Configurations: strict, helpful about mistakes, and every shipped one can be trained."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import ValidationError
+from small_runs import small_content, written_config
+
+from gramian.errors import ConfigError
+from gramian.lab.config import SHIPPED, Config, load_config, validated
+from gramian.lab.experiments.reproduce import EXPERIMENTS
+from gramian.lab.run import Run
+from gramian.lab.train import Watcher, _one_step
+
+NAMES = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+ROLLBACK = {"rollback": {"drop": 0.02}}
+STABLE = {"schedule": {"when_stable": {"every": 5, "until": 20}}}
+
+
+def changed(key: str, value: Any, **sections: Any) -> dict[str, Any]:
+    """A small configuration in which the value at a dotted key is another."""
+    content = deepcopy(small_content(**sections))
+    *path, last = key.split(".")
+    place = content
+    for part in path:
+        place = place[part]
+    place[last] = value
+    return content
+
+
+def complaint(content: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validated(content)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "meant", "sections"),
+    [
+        ("modle", "model", {}),
+        ("model.d_sate", "d_state", {}),
+        ("data.rot", "root", {}),
+        ("train.batchsize", "batch_size", {}),
+        ("compress.polcy", "policy", {}),
+        ("compress.policy.enrgy", "energy", {}),
+        ("compress.policy.energy.taus", "tau", {}),
+        ("compress.policy.error_bound.ep", "eps", {"compress": {"policy": {"error_bound": {"eps": 0.1}}}}),
+        ("compress.policy.budget.totl", "total", {"compress": {"policy": {"budget": {"total": 9}}}}),
+        ("compress.schedule.untl", "until", {}),
+        ("compress.schedule.when_stable.overlp", "overlap", {"compress": STABLE}),
+        ("compress.rollback.patince", "patience", {"compress": ROLLBACK}),
+    ],
+)
+def test_unknown_key_fails_at_every_level_with_the_key_that_was_meant(
+    key: str, meant: str, sections: dict[str, Any]
+) -> None:
+    message = complaint(changed(key, 1, **sections))
+    assert f"unknown key '{key}'. Did you mean '{meant}'? Known here: " in message
+    assert "1 problem:" in message
+
+
+def test_key_that_resembles_nothing_is_answered_with_the_known_ones() -> None:
+    message = complaint(changed("data.zzzzzz", 1))
+    assert "unknown key 'data.zzzzzz'. Known here: name, root, seed." in message
+    assert "Did you mean" not in message
+
+
+def test_tol_gets_the_hint_that_the_tolerance_is_called_tau() -> None:
+    content = small_content(compress={"policy": {"energy": {"tol": 0.1}}})
+    assert "unknown key 'compress.policy.energy.tol'. The tolerance is called 'tau'." in complaint(content)
+
+
+def test_all_problems_are_named_at_once() -> None:
+    content = small_content(model={"d_modle": 3}, train={"steps": 0, "precision": "fp8"}, compress={"min_gain": 1.0})
+    message = complaint(content)
+    assert "4 problems:" in message
+    for named in ("model.d_modle", "train.steps", "train.precision", "compress.min_gain"):
+        assert named in message
+    assert "(given: 'fp8')" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.n_layers", 0),
+        ("model.d_model", 0),
+        ("model.dropout", 1.0),
+        ("model.norm", "group"),
+        ("model.layer", "s4"),
+        ("train.lr", 0.0),
+        ("train.warmup", 1.0),
+        ("train.ssm_lr_factor", 0.0),
+        ("train.threads", 0),
+        ("compress.policy.energy.tau", 1.0),
+        ("compress.realization", "imaginary"),
+        ("compress.keep", "all"),
+        ("compress.analyze_every", 0),
+        ("compress.policy.round_to", "pow3"),
+    ],
+)
+def test_value_out_of_range_is_refused_by_its_full_name(key: str, value: Any) -> None:
+    assert f"{key}" in complaint(changed(key, value))
+
+
+@pytest.mark.parametrize("missing", ["model", "data", "train", "model.d_model", "model.d_state", "train.steps"])
+def test_required_key_that_is_missing_is_named(missing: str) -> None:
+    content = deepcopy(small_content())
+    *path, last = missing.split(".")
+    (content[path[0]] if path else content).pop(last)
+    assert f"{missing}: Field required" in complaint(content)
+
+
+@pytest.mark.parametrize("rules", [{}, {"energy": {"tau": 0.1}, "rank": {"n": 4}}, {"uniform": True}])
+def test_policy_has_exactly_one_rule(rules: dict[str, Any]) -> None:
+    message = complaint(small_content(compress={"policy": rules}))
+    given = [name for name in rules if name != "uniform"]
+    assert f"exactly one of energy, error_bound, rank, shrink, budget is needed, given: {given}" in message
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({}, "exactly one of every, at, when_stable is needed, given: []"),
+        ({"every": 5, "until": 10, "at": [3]}, "given: ['every', 'at']"),
+        ({"at": [3], **STABLE["schedule"]}, "given: ['at', 'when_stable']"),
+        ({"every": 5}, "every and until belong together"),
+        ({"at": [5], "until": 10}, "every and until belong together"),
+        ({"at": [5], "start": 2}, "start goes with them"),
+    ],
+)
+def test_schedule_has_exactly_one_complete_kind(schedule: dict[str, Any], expected: str) -> None:
+    assert expected in complaint(small_content(compress={"schedule": schedule}))
+
+
+def test_d_state_is_one_number_or_one_for_each_block() -> None:
+    assert validated(small_content(model={"n_layers": 3})).model.d_states == [12, 12, 12]
+    assert validated(small_content(model={"n_layers": 2, "d_state": [9, 5]})).model.d_states == [9, 5]
+    for n_layers, d_state in ((2, [9]), (1, [9, 5]), (1, []), (2, [9, 0]), (1, 0)):
+        message = complaint(small_content(model={"n_layers": n_layers, "d_state": d_state}))
+        assert f"d_state={d_state} does not give each of {n_layers} blocks at least one state" in message
+
+
+def test_configuration_does_not_change_after_validation() -> None:
+    config = validated(small_content())
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.steps = 3  # type: ignore[misc]
+
+
+def test_overrides_reach_every_depth_and_keep_the_rest(tmp_path: Path) -> None:
+    path = written_config(tmp_path / "c.yaml")
+    overrides = ["train.steps=7", "train.lr=1e-4", "compress.policy.energy.tau=0.03", "model.d_state=[5]", "name=x"]
+    config = load_config(path, overrides)
+    assert (config.train.steps, config.train.lr, config.model.d_states, config.name) == (7, 1e-4, [5], "x")
+    assert config.compress is not None
+    assert config.compress.policy.energy is not None
+    assert config.compress.policy.energy.tau == 0.03
+    untouched = load_config(path)
+    assert config.train.model_copy(update={"steps": 40, "lr": 5e-3}) == untouched.train
+    assert config.compress.schedule == untouched.compress.schedule  # type: ignore[union-attr]
+
+
+def test_override_exchanges_the_rule_of_the_policy(tmp_path: Path) -> None:
+    path = written_config(tmp_path / "c.yaml")
+    config = load_config(path, ["compress.policy.energy=null", "compress.policy.rank.n=4"])
+    assert config.compress is not None
+    assert config.compress.policy.energy is None
+    assert config.compress.policy.rank is not None
+    assert config.compress.policy.rank.n == 4
+    with pytest.raises(ConfigError, match="exactly one of energy"):
+        load_config(path, ["compress.policy.rank.n=4"])
+
+
+def test_override_switches_compression_off(tmp_path: Path) -> None:
+    assert load_config(written_config(tmp_path / "c.yaml"), ["compress=null"]).compress is None
+
+
+def test_unknown_key_in_an_override_is_answered_like_one_in_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'compress\.policy\.energy\.tol'. The tolerance is called 'tau'"):
+        load_config(written_config(tmp_path / "c.yaml"), ["compress.policy.energy.tol=0.1"])
+
+
+@pytest.mark.parametrize("override", ["train.steps", "steps:5", "train.steps=[1", "train.lr={", "name=${nothing}"])
+def test_malformed_override_is_bad_input_and_quoted(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(written_config(tmp_path / "c.yaml"), ["train.seed=1", override])
+    assert override in str(caught.value)
+
+
+def test_missing_file_is_answered_with_the_shipped_names(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("smnist-smal")
+    assert "Did you mean 'smnist-small'?" in str(caught.value)
+    assert ", ".join(NAMES) in str(caught.value)
+    with pytest.raises(ConfigError, match="is no configuration file"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1\n- 2\n", b"just text", b"a: [1\n", b"\x9e\xff\x00", b"a: \x00\n"])
+def test_file_without_a_mapping_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"odd\.yaml"):
+        load_config(path)
+
+
+def test_name_is_that_of_the_file_unless_given(tmp_path: Path) -> None:
+    content = small_content()
+    del content["name"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert load_config(path).name == "mine"
+
+
+def test_folder_does_not_hide_a_shipped_configuration_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert load_config("demo").name == "demo"
+    written_config(tmp_path / "digits-tiny", train={"steps": 17})
+    assert load_config("digits-tiny").train.steps == 17
+
+
+def shipped(name: str) -> Config:
+    return load_config(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_configuration_is_its_own_resolved_form(name: str, tmp_path: Path) -> None:
+    config = shipped(name)
+    assert config.name == name
+    resolved = tmp_path / "config.yaml"
+    resolved.write_text(yaml.safe_dump(config.model_dump(), sort_keys=False))
+    assert load_config(resolved) == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_configuration_cuts_only_in_the_first_tenth_or_in_a_tiny_run(name: str) -> None:
+    config = shipped(name)
+    assert config.compress is not None
+    until = config.compress.schedule.until
+    assert until is not None
+    assert until <= config.train.steps * (1 / 3 if name.endswith("tiny") else 0.1)
+
+
+def test_demo_and_the_scales_of_every_experiment_are_shipped() -> None:
+    assert {"demo", "smnist-tiny"} | {f"{name}-{scale}" for name in EXPERIMENTS for scale in ("small", "paper")} <= set(
+        NAMES
+    )
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few random records in the format of CIFAR-10's binary release."""
+    root, rng = tmp_path_factory.mktemp("cifar"), np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        records = rng.integers(0, 256, (10, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(10)
+        records.tofile(root / f"{name}.bin")
+    return root
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_configuration_builds_and_trains_two_steps(name: str, tmp_path: Path, cifar: Path) -> None:
+    overrides = ["train.batch_size=2", f"data.root={cifar if 'cifar' in name else tmp_path}"]
+    run = Run(load_config(name, overrides), tmp_path / "run")
+    for _ in range(2):
+        _one_step(run, Watcher())
+    assert run.step == 2
+    assert 0 < run.pending["loss"] / 2 < 20
+    for parameter in run.model.parameters():
+        state = run.optimizer.state[parameter]
+        assert state["step"] == 2
+        assert state["exp_avg"].abs().sum() > 0
+        assert bool(parameter.isfinite().all())
