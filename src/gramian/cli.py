@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from gramian.errors import ConfigError, DataError, GramianError
+from gramian.errors import ConfigError, DataError, GramianError, NonFiniteSystemError, UnstableSystemError
 
 __all__ = ["app", "main"]
 
@@ -163,9 +163,9 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def main() -> None:
-    """Entry point: errors of the caller become a message and exit code 2."""
+    """Entry point: errors of the caller become a message and exit code 2, a run that diverged one and exit code 1."""
     try:
         app()
     except GramianError as error:
         sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, NonFiniteSystemError | UnstableSystemError) else 2) from None

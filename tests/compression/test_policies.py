@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gramian.compression.policies import Budget, Energy, ErrorBound, Policy, Rank, Shrink
@@ -15,7 +15,6 @@ from gramian.layers.lru import LRU
 from gramian.layers.reducible import Spectrum
 from gramian.systems.norms import hinf_norm
 
-QUICK = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 VALUES = st.lists(st.floats(0, 1e3), min_size=1, max_size=12)
 
 
@@ -33,7 +32,6 @@ def only(policy: Policy, spectrum: Spectrum) -> int:
     return rank
 
 
-@QUICK
 @given(values=VALUES, tau=st.floats(0, 0.999))
 def test_energy_keeps_the_smallest_rank_that_holds_the_rest(values: list[float], tau: float) -> None:
     spectrum = spectrum_of(values)
@@ -44,7 +42,6 @@ def test_energy_keeps_the_smallest_rank_that_holds_the_rest(values: list[float],
     assert rank == 1 or float(spectrum.values[: rank - 1].sum()) < (1 - tau) * total
 
 
-@QUICK
 @given(values=VALUES, tau=st.floats(0, 0.999))
 def test_energy_keeps_more_when_less_may_be_discarded(values: list[float], tau: float) -> None:
     assert only(Energy(tau / 2), spectrum_of(values)) >= only(Energy(tau), spectrum_of(values))
@@ -91,7 +88,6 @@ def test_shrink_removes_that_fraction_and_leaves_one(by: float, d_state: int, ra
     assert Shrink(by).asked({"layer": geometric(d_state)}) == {"layer": rank}
 
 
-@QUICK
 @given(layers=st.lists(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=8), min_size=1, max_size=4), data=st.data())
 def test_budget_shares_the_total_by_one_tolerance_and_wastes_none(layers: list[list[float]], data) -> None:
     spectra = {str(i): spectrum_of(values) for i, values in enumerate(layers)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_models import make_net
 
@@ -25,7 +25,6 @@ SCHEDULES = (
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(schedule=SCHEDULES)
 def test_schedule_fires_exactly_when_it_says(schedule: Schedule) -> None:
     assert [step for step in range(200) if schedule.due(step)] == schedule.steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from recurrences import NAMES, random_recurrence, results_and_gradients
 from torch import Tensor
@@ -41,7 +41,6 @@ def test_chunked_is_the_step_by_step_recurrence_over_a_long_sequence(inputs: int
     assert_twins_agree(random_recurrence(**shape, dtype=torch.float32), lengths, 1e-3)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_chunked_is_the_step_by_step_recurrence_for_any_shape_and_lengths(data: st.DataObject) -> None:
     batch, length = data.draw(st.integers(1, 4), "batch"), data.draw(st.integers(0, 70), "L")
@@ -119,7 +118,6 @@ def test_two_runs_are_bit_equal(dtype: torch.dtype) -> None:
 
 
 @given(length=st.integers(1, 2000), channels=st.integers(1, 600))
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_a_chunk_has_at_least_one_step_and_no_more_than_fit(length: int, channels: int) -> None:
     T = chunk_length(length, channels)
     assert 1 <= T <= length

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from gramian.layers.lru import LRU
 
 Realization = Literal["real", "complex"]
 Batches = list[tuple[Tensor, Tensor]]
+BOTH = pytest.mark.parametrize("realization", ["real", "complex"])
 
 
 def make_lru(

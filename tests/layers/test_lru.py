@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from lru_examples import Realization, inputs, make_lru
 
@@ -61,7 +61,6 @@ def test_every_sequence_of_a_padded_batch_is_as_it_would_be_alone() -> None:
         torch.testing.assert_close(y[i : i + 1, :steps], y_alone, rtol=1e-12, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
     nu_log=st.lists(FINITE_32, min_size=4, max_size=4),
     theta_log=st.lists(FINITE_32, min_size=4, max_size=4),

@@ -174,6 +174,24 @@ def test_a_spectrum_knows_how_many_states_hold_its_values(per_state: int) -> Non
     assert spectrum.d_state_for(0) == 1
 
 
+@pytest.mark.parametrize("with_system", [True, False])
+def test_a_spectrum_comes_back_from_a_file_of_plain_values(with_system: bool) -> None:
+    spectrum = make_lru().spectrum()
+    if not with_system:
+        spectrum = Spectrum(spectrum.values, "scores", spectrum.d_state)
+    file = io.BytesIO()
+    torch.save(spectrum.state_dict(), file)
+    file.seek(0)
+    loaded = Spectrum.from_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(loaded.values, spectrum.values)
+    assert (loaded.measure, loaded.d_state) == (spectrum.measure, spectrum.d_state)
+    assert (loaded.system is None) == (spectrum.system is None)
+    if loaded.system is not None and spectrum.system is not None:
+        assert all(torch.equal(getattr(loaded.system, f), getattr(spectrum.system, f)) for f in ("A", "B", "C", "D"))
+        assert torch.equal(loaded.system.log_poles, spectrum.system.log_poles)
+        assert (loaded.system.real_part, loaded.system.name) == (True, spectrum.system.name)
+
+
 def test_a_spectrum_knows_what_is_lost() -> None:
     spectrum = Spectrum(torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64), "four", 4)
     assert [spectrum.discarded(order) for order in range(5)] == pytest.approx([1.0, 0.6, 0.3, 0.1, 0.0], abs=1e-15)

@@ -153,7 +153,16 @@ def test_overlap_is_a_fraction(system: LinearSystem, other: int, data: st.DataOb
     assert 0 <= overlap.past <= 1
     assert 0 <= overlap.future <= 1
     back = subspace_overlap(second, system, rank)
-    assert (back.past, back.future) == pytest.approx((overlap.past, overlap.future), abs=1e-6)
+    assert (back.past, back.future) == pytest.approx((overlap.past, overlap.future), abs=1e-3)
+
+
+def test_directions_that_a_system_does_not_have_are_not_shared() -> None:
+    plain = random_system(3, 2, 2, kind="complex")
+    system = LinearSystem(plain.A, plain.B * torch.tensor([[1.0], [1.0], [0.0]]), plain.C)
+    overlap = subspace_overlap(system, system, 3)
+    assert (overlap.past, overlap.future) == pytest.approx((2 / 3, 2 / 3))
+    nothing = LinearSystem(plain.A, plain.B, plain.C * 0)
+    assert vars(subspace_overlap(nothing, nothing, 1)) == {"past": 0.0, "future": 0.0}
 
 
 @pytest.mark.parametrize("seed", range(4))

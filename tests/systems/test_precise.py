@@ -28,7 +28,7 @@ def test_log_modulus_of_a_pole_has_a_small_relative_error_however_near_the_circl
     with mp.workdps(50):
         exact = mp.log(mp.mpc(complex(pole)))
         assert abs(computed.real - exact.real) <= 8 * EPS * abs(exact.real)
-        assert abs(computed.imag - exact.imag) <= 2 * EPS * abs(exact.imag)
+        assert abs(computed.imag - exact.imag) <= 2 * EPS * abs(exact.imag) + 1e-323  # two subnormal steps
 
 
 @pytest.mark.parametrize("distance", [1e-15, 1e-13, 1e-10, 1e-7, 1e-3])

@@ -86,8 +86,12 @@ def test_every_leading_part_of_a_balanced_system_is_stable(system: LinearSystem,
         assert system.project(full.leading(rank)).poles.abs().max() < 1
 
 
-@given(system=systems(slowest=1e-4), which=st.sampled_from(["largest", "smallest", "random"]))
+@given(
+    system=systems(slowest=1e-4, flaws=("uncontrollable", "unobservable")),
+    which=st.sampled_from(["largest", "smallest", "random"]),
+)
 def test_every_leading_part_is_stable_also_by_the_default_route(system: LinearSystem, which: str) -> None:
+    """Where modes are duplicates that cancel, it may not be: a value of 1e-8 can be noise there, and is kept."""
     full = keep(which, 3)(system, system.order)
     for rank in range(1, full.rank + 1):
         assert system.project(full.leading(rank)).poles.abs().max() < 1
@@ -258,7 +262,8 @@ def test_singular_perturbation_keeps_the_gain_at_frequency_zero_and_its_bound(
     assert (before - after).abs().max() <= rounding
     assert reducer.error_bound is not None
     assert hinf_norm(system - reduced) <= reducer.error_bound + rounding
-    assert reducer.error_bound <= error_bound(hankel_singular_values(system), rank) + rounding
+    # Duplicate modes, which the examples still have, leave values of up to eps^(1/2) in the default route.
+    assert reducer.error_bound <= error_bound(hankel_singular_values(system), rank) + 1e-7 * term_size(system)
 
 
 @pytest.mark.parametrize("kind", ["complex", "real", "real_part"])

@@ -17,7 +17,7 @@ from gramian.compression.cuts import compress_
 from gramian.compression.policies import Energy, ErrorBound, Policy, Rank, Shrink
 from gramian.errors import CheckpointError, ConfigError, did_you_mean
 from gramian.lab.analyze import analyze
-from gramian.lab.build import build_model, build_schedule, set_threads
+from gramian.lab.build import build_model, build_schedule, find_device, set_threads
 from gramian.lab.config import Config
 from gramian.lab.console import LiveBar, analysis_table, cut_table, dry_run_lines, plan_table, summary_table
 from gramian.lab.data import DATASETS, load_data
@@ -89,7 +89,7 @@ def dry_run_report(config: Config, folder: Path) -> None:
     set_threads(config.train.threads)
     data = load_data(config.data.name, config.data.root, config.data.seed)
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model, data.d_input, data.n_classes)
+    model = build_model(config.model, data.d_input, data.n_classes).to(find_device(config.train.device))
     step = training_step(config.train, model, data.train.inputs[: config.train.batch_size], data.train.targets)
     times = interleaved(step, lambda: None, rounds=5)["first"]
     estimate = {"parameters": sum(p.numel() for p in model.parameters()), "step_seconds": times["median"]}

@@ -20,6 +20,8 @@ from gramian.systems.precise import one_minus_products
 
 __all__ = ["Movement", "Overlap", "hsv_movement", "rank_certificate", "subspace_overlap"]
 
+_RESOLVED = 1e-6  # of the largest value: directions below it are known to (eps / 1e-12) at best
+
 
 @dataclass(frozen=True)
 class Movement:
@@ -83,7 +85,8 @@ def subspace_overlap(before: LinearSystem, after: LinearSystem, rank: int) -> Ov
 
     The singular vectors of the Hankel operator live in signal space, so they can be compared between systems:
     ``past = ||W1* X W2||_F^2 / r`` with ``X = sum_k A1^k B1 B2* A2*^k``, and ``future`` likewise with
-    ``Y = sum_k A1*^k C1* C2 A2^k``.
+    ``Y = sum_k A1*^k C1* C2 A2^k``. A direction whose value is below 1e-6 of the largest is rounding noise in double
+    precision and shares nothing.
 
     Raises
     ------
@@ -106,10 +109,10 @@ def subspace_overlap(before: LinearSystem, after: LinearSystem, rank: int) -> Ov
 
 
 def _unit_directions(system: LinearSystem, rank: int) -> tuple[Tensor, Tensor]:
-    """``T = F_c X / sigma`` and ``W = F_o U / sigma``: dual bases whose signals have unit norm."""
+    """``T = F_c X / sigma`` and ``W = F_o U / sigma``: dual bases whose signals have unit norm, or are zero."""
     factors: Factors = equilibrated(system)
     U, sigma, Xh = torch.linalg.svd(factors.observability.mH @ factors.controllability)
-    scale = 1 / sigma[:rank].clamp(min=torch.finfo(torch.float64).tiny)
+    scale = torch.where(sigma > _RESOLVED * sigma[0], 1 / sigma, torch.zeros_like(sigma))[:rank]
     T, W = factors.controllability @ Xh.mH[:, :rank] * scale, factors.observability @ U[:, :rank] * scale
     return T.to(torch.complex128), W.to(torch.complex128)
 
