@@ -285,3 +285,20 @@ def test_a_cut_layer_runs_in_all_its_forms(realization: Realization) -> None:
         torch.testing.assert_close(y_k, y[:, k], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(state, final, rtol=1e-12, atol=1e-12)
     assert torch.equal(copy.deepcopy(layer)(u), y)
+
+
+@BOTH
+def test_after_a_cut_rows_of_B_and_columns_of_C_have_the_typical_length_and_gamma_the_rest(
+    realization: Realization,
+) -> None:
+    layer = make_lru(d_state=24, fades_to=1e-2, dtype=torch.float64, realization=realization)
+
+    def lengths() -> tuple[Tensor, Tensor]:
+        B, C = torch.hypot(layer.B_re, layer.B_im).detach(), torch.hypot(layer.C_re, layer.C_im).detach()
+        return B.square().sum(1).sqrt(), C.square().sum(0).sqrt()
+
+    typical_B, typical_C = (length.log().mean().exp() for length in lengths())
+    layer.apply_(layer.propose(6))
+    rows, columns = lengths()
+    torch.testing.assert_close(rows, typical_B.expand_as(rows))
+    torch.testing.assert_close(columns, (typical_C * (24 / layer.d_state) ** 0.5).expand_as(columns))
