@@ -287,6 +287,25 @@ def test_a_cut_layer_runs_in_all_its_forms(realization: Realization) -> None:
     assert torch.equal(copy.deepcopy(layer)(u), y)
 
 
+@pytest.mark.parametrize("silent", ["B", "C"])
+def test_dead_states_do_not_make_the_parameters_of_living_ones_small(silent: str) -> None:
+    layer = make_lru(d_state=8, dtype=torch.float64)
+    with torch.no_grad():
+        for half in ("re", "im"):
+            parameter = layer.get_parameter(f"{silent}_{half}")
+            (parameter if silent == "B" else parameter.mT)[4:] = 0
+    living = {
+        name: p.detach().clone().narrow(1 if name.startswith("C") else 0, 0, 4)
+        for name, p in layer.named_parameters()
+        if name != "D"
+    }
+    layer.apply_(layer.propose(4))
+    for name, before in living.items():
+        if name not in ("nu_log", "theta_log"):
+            size, was = (p.abs().mean() for p in (layer.get_parameter(name), before))
+            assert was / 10 < size < 10 * was, name
+
+
 @BOTH
 def test_after_a_cut_rows_of_B_and_columns_of_C_have_the_typical_length_and_gamma_the_rest(
     realization: Realization,

@@ -53,8 +53,10 @@ def draw_comparison(results: dict[str, Any], path: Path) -> None:
     by_size.set_ylabel("test accuracy")
     for axes in (over_time, by_size):
         axes.grid(alpha=0.3)
-    by_size.legend(frameon=False, fontsize="small")
-    figure.suptitle(f"{results['title']}, {len(results['seeds'])} seed(s), every seed shown", fontsize="medium")
+    by_size.legend(frameon=False, fontsize="small", loc="lower right")
+    figure.suptitle(
+        f"{results['title']}, seeds {results['seeds']}: one line and one dot for each run", fontsize="medium"
+    )
     _save(figure, path)
 
 

@@ -75,9 +75,9 @@ def _pack(modes: Modes, old: Mapping[str, Tensor]) -> tuple[Modes, dict[str, Ten
 
 
 def _typical_length(re: Tensor, im: Tensor, dim: int) -> Tensor:
-    """The geometric mean of the lengths of all rows (``dim=1``) or columns (``dim=0``)."""
+    """The geometric mean of the lengths of all rows (``dim=1``) or columns (``dim=0``) that are not zero."""
     length = torch.hypot(re, im).square().sum(dim).sqrt()
-    return length.clamp(min=torch.finfo(torch.float32).tiny).log().mean().exp()
+    return length[length > 0].log().mean().nan_to_num(0.0).exp()
 
 
 def _moment_maps(modes: Modes, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, MomentMap]:

@@ -46,7 +46,7 @@ def reproduce(name: str, scale: str, seeds: Sequence[int], out: Path, runs: Path
     label = f"{name}-{scale}"
     command = f"gramian reproduce {name} --scale {scale} --seeds {shlex.join(map(str, seeds))}"
     results: dict[str, Any] = {
-        "title": f"{label}: {'a check that it runs, not a reproduction' if scale == 'tiny' else 'at this scale'}",
+        "title": label + (": a check that it runs, not a reproduction" if scale == "tiny" else ""),
         "command": command,
         "seeds": list(seeds),
         "environment": environment(),
