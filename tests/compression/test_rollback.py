@@ -144,3 +144,12 @@ def test_energy_becomes_cautious_too() -> None:
     run.until_cut()
     run.step(0.0)
     assert run.compressor.policy == Energy(0.15)
+
+
+def test_a_metric_that_is_no_number_before_a_cut_is_no_mark() -> None:
+    run = Run()
+    run.compressor.step(metric=float("nan"))
+    assert run.compressor.state_dict()["mark"] is None
+    run.compressor.step(metric=0.5)
+    run.compressor.step(metric=float("nan"))
+    assert run.compressor.state_dict()["mark"] == 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -154,6 +155,8 @@ class Compressor:
 
     def _judge(self, metric: float, rollback: RollBack) -> Event | None:
         watch = self._watch
+        if watch is None and math.isnan(metric):
+            return None  # a mark that nothing can be compared with would undo every cut
         if watch is None or rollback.is_within(metric, watch.mark):
             self._mark, self._watch = metric, None
             return None

@@ -106,8 +106,9 @@ class Policy(ABC):
 class Energy(Policy):
     """Keep the smallest rank that holds the fraction ``1 - tau`` of the sum of the spectrum.
 
-    ``tau`` is no error: it compounds over repeated cuts, and the true error is usually far smaller. Events report
-    what was given up in total.
+    ``tau`` is no error: it compounds over repeated cuts, and the true error is usually far smaller. A real pole takes
+    a complex state of its own, so a cut can give up slightly more than was asked. Events report what was given up,
+    by the cut and in total.
     """
 
     tau: float
@@ -191,7 +192,10 @@ class Shrink(Policy):
 
 @dataclass(frozen=True)
 class Budget(Policy):
-    """Share `total` states among all layers: one common energy tolerance, found by bisection."""
+    """Share `total` states among all layers: one common energy tolerance, found by bisection.
+
+    Limits act after the sharing and may exceed the total: ``min_gain=0`` cuts even where little is gained.
+    """
 
     total: int
 
