@@ -100,6 +100,17 @@ def test_every_value_of_the_recurrence_has_nine_digits(
         assert abs(value - truth) <= 1e-9 * truth
 
 
+@pytest.mark.parametrize("kind", ["complex", "real", "real_part"])
+def test_every_value_has_nine_digits_in_a_cluster_of_one_input_as_tight_as_1e_8(kind: str) -> None:
+    """With one input nothing is subtracted, only multiplied; more inputs lose the digits that a cluster is tight by."""
+    decay = 0.1 + 1e-8 * torch.tensor([0.0, 1.0, 2.5, 3.0], dtype=torch.float64)
+    logs = torch.complex(-decay, torch.zeros_like(decay) if kind == "real" else 10 * decay)
+    system = from_logs(logs, normal(4, 1), normal(1, 4, seed=1), kind)
+    hsv, exact = hankel_singular_values(system, malmquist_takenaka), exact_values(system, digits=250)
+    for value, truth in zip(hsv.tolist(), exact, strict=True):
+        assert abs(value - truth) <= 1e-9 * truth
+
+
 @pytest.mark.parametrize("n_inputs", [1, 3], ids=["SISO", "MIMO"])
 def test_every_value_has_nine_digits_also_for_modes_next_to_minus_one(n_inputs: int) -> None:
     system = near_circle(6, n_inputs, "real_part", angle=torch.pi)
