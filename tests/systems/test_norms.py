@@ -14,7 +14,15 @@ from gramian.errors import ShapeError
 from gramian.systems.gramians import malmquist_takenaka
 from gramian.systems.hankel import hankel_singular_values
 from gramian.systems.linear_system import LinearSystem
-from gramian.systems.norms import frequency_response, h2_norm, hinf_norm, impulse_response, simulate
+from gramian.systems.norms import (
+    _ceilings,
+    _for_gains,
+    frequency_response,
+    h2_norm,
+    hinf_norm,
+    impulse_response,
+    simulate,
+)
 from systems_zoo import (
     batch_of,
     changed_basis,
@@ -199,6 +207,28 @@ def test_the_screening_survives_the_cancellation_in_a_difference(seed: int) -> N
 def test_hinf_norm_of_a_system_that_cannot_be_diagonalised() -> None:
     assert hinf_norm(delay_line(6)) == pytest.approx(1.0, rel=1e-12)
     assert hinf_norm(delay_line(6) + lag(0.5)) == pytest.approx(3.0, rel=1e-12)  # 1 + 2, in phase at omega = 0
+
+
+def test_a_complex_system_is_searched_at_negative_frequencies_too() -> None:
+    """``G = 1 + exp(i (phi - omega))``: its poles, both at zero, do not say where to look."""
+    line, phi = delay_line(2), torch.tensor([[-2.0j, 0.0]], dtype=torch.complex128)
+    system = LinearSystem(line.A, line.B, torch.exp(phi) * line.C, torch.ones(1, 1))
+    norm = hinf_norm(system)
+    assert norm == pytest.approx(2.0, rel=1e-6)
+    assert norm.omega == pytest.approx(-2.0, abs=1e-2)
+
+
+@pytest.mark.parametrize("name", ["complex", "real poles", "real_part", "SISO"])
+def test_no_gain_is_above_its_ceiling_and_the_ceiling_is_the_frobenius_norm(name: str) -> None:
+    """The screening of frequencies: a ceiling too low would hide a peak."""
+    system = EXAMPLES[name]()
+    complex_form, omega = _for_gains(system), torch.linspace(-3.1, 3.1, 201, dtype=torch.float64)
+    ceilings = _ceilings(complex_form, omega)
+    assert (gains(system, omega) <= ceilings * (1 + 1e-13)).all()
+    frobenius = torch.linalg.matrix_norm(frequency_response(system, omega))
+    torch.testing.assert_close(ceilings, frobenius, rtol=1e-10, atol=1e-12 * term_size(system))
+    nothing = _for_gains(system - system)
+    assert (gains(nothing, omega) <= _ceilings(nothing, omega)).all()
 
 
 def test_hinf_norm_wants_one_system() -> None:

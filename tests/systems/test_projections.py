@@ -205,6 +205,16 @@ def test_states_that_contribute_nothing_are_dropped(route: Route) -> None:
 
 
 @ROUTES
+def test_values_below_1e_13_of_the_largest_are_taken_for_zero_but_stay_in_the_bound(route: Route) -> None:
+    hsv = torch.tensor([1.0, 1e-10, 3e-13, 3e-14, 1e-20], dtype=torch.float64)
+    pole = 0.5  # one mode for each channel: the HSVs are gain / (1 - pole^2)
+    system = LinearSystem(torch.full((5,), pole), torch.eye(5), torch.diag(hsv * (1 - pole**2)))
+    projection = balanced(system, 5, route=route)
+    assert projection.rank == 3
+    torch.testing.assert_close(projection.error_bound, 2 * hsv[3:].sum(), rtol=1e-6, atol=0)
+
+
+@ROUTES
 @pytest.mark.parametrize("kind", ["complex", "real", "real_part"])
 def test_a_system_that_does_nothing_is_reduced_to_one_dead_state(kind: str, route: Route) -> None:
     plain = random_system(3, 2, 2, kind=kind)
