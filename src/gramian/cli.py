@@ -1,4 +1,4 @@
-"""The command line: ``gramian train | analyze | compress | eval | report | reproduce | data | doctor``.
+"""The command line: ``gramian train | analyze | compress | eval | report | reproduce | bench | data | doctor``.
 
 Exit codes: 0, 1 a run failed, 2 bad input, 130 stopped by Ctrl-C (after a checkpoint). Heavy imports stay inside the
 commands, so that ``gramian --help`` answers at once.
@@ -129,6 +129,28 @@ def _numbers(text: str) -> list[int]:
         return [int(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
         raise ConfigError(f"--seeds '{text}' was given; needed: whole numbers, for instance --seeds 0 1 2.") from error
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Tables; all of them if none is named.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show the tables there are.")] = False,
+    rounds: Annotated[int, typer.Option(help="Rounds in which all contestants take turns, at least 7.")] = 7,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; benchmarks/results by default.")] = None,
+    small: Annotated[bool, typer.Option("--small", help="A smoke run: tiny shapes, written only with --out.")] = False,
+    states: Annotated[list[int] | None, typer.Option(help="Sizes of the profile; can be repeated.")] = None,
+) -> None:
+    """Speed and memory, one table a question; refuses when the kernels' tests are red."""
+    from gramian.lab.bench.allocator import keep_freed_memory
+
+    if not (show or small):
+        keep_freed_memory()  # before torch and JAX are imported
+    from gramian.lab.bench.command import bench_in_terminal, list_tables
+
+    if show:
+        list_tables()
+    else:
+        bench_in_terminal(names or [], rounds, out, small, states or [])
 
 
 @data_app.command("list")

@@ -193,6 +193,15 @@ def test_condition_is_that_of_the_eigenvectors_of_the_reduced_system() -> None:
     assert to_modes(system, balanced(system, 4)).condition == pytest.approx(float(wanted), rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["complex", "real_part"])
+def test_condition_of_many_modes_is_estimated_from_below_to_a_few_percent(kind: str) -> None:
+    for seed in range(5):
+        system = random_system(60, 3, 2, kind=kind, seed=seed, radius=(0.9, 0.999))
+        projection = balanced(system, 50)
+        wanted = float(torch.linalg.cond(torch.linalg.eig(system.project(projection).A).eigenvectors))
+        assert 0.97 * wanted <= to_modes(system, projection).condition <= wanted * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("choose", [selected, random])
 def test_other_projections_are_packed_alike(choose) -> None:  # type: ignore[no-untyped-def]
     system = random_system(5, 3, 2)

@@ -19,6 +19,7 @@ from gramian.compression.rollback import RollBack, restore, snapshot
 from gramian.compression.schedules import Schedule
 from gramian.errors import GramianError, did_you_mean
 from gramian.layers.reducible import Spectrum, reducible_layers
+from gramian.layers.spectra import spectra_of
 from gramian.systems.projections import Keep
 
 __all__ = ["Compressor"]
@@ -104,7 +105,7 @@ class Compressor:
 
     def spectra(self) -> dict[str, Spectrum]:
         """The spectrum of every reducible layer now."""
-        return {name: layer.spectrum() for name, layer in self.layers.items()}
+        return spectra_of(self.layers)
 
     def step(self, metric: float | None = None) -> Event:
         """Count one optimizer step, and cut or roll back if that is due.
@@ -130,12 +131,15 @@ class Compressor:
 
     def _act(self, policy: Policy) -> Event:
         start = time.perf_counter()
-        spectra = self.last_spectra = self.spectra()
-        self._history = [*self._history, spectra][-self.schedule.remembers :]
-        objection = self._waiting() or self.schedule.objection(self._history)
+        waiting = self._waiting()
+        spectra = spectra_of(self.layers, for_proposals=not waiting and self.schedule.remembers == 1)
+        self.last_spectra = {name: spectrum.light() for name, spectrum in spectra.items()}
+        self._history = [*self._history, self.last_spectra][-self.schedule.remembers :]
+        objection = waiting or self.schedule.objection(self._history)
         if objection:
             return Event(self.steps, "skipped", (), objection, time.perf_counter() - start)
         plan = plan_cuts(self.layers, spectra, policy, self.keep)
+        del spectra
         changes = plan.changes(self.kept)
         if not plan.accepted:
             return Event(self.steps, "skipped", changes, plan.why_nothing, time.perf_counter() - start)

@@ -15,6 +15,7 @@ from gramian.compression.optimizer_state import Carry, moved_states
 from gramian.compression.policies import Policy
 from gramian.compression.records import Event, LayerChange
 from gramian.layers.reducible import Reducible, Reduction, Spectrum, reducible_layers
+from gramian.layers.spectra import spectra_of
 from gramian.systems.projections import Choice, Keep
 
 __all__ = ["Plan", "apply_plan_", "compress_", "plan_cuts"]
@@ -46,9 +47,9 @@ class Plan:
 
 
 def plan_cuts(layers: Mapping[str, Reducible], spectra: Mapping[str, Spectrum], policy: Policy, choose: Choice) -> Plan:
-    """What `policy` would do to `layers`; changes nothing."""
+    """What `policy` would do to `layers`, whose spectra these are now; changes nothing."""
     targets = {name: t for name, t in policy.targets(spectra).items() if t.rank < spectra[name].d_state}
-    reductions = {name: layers[name].propose(target.rank, choose) for name, target in targets.items()}
+    reductions = {name: layers[name].propose(target.rank, choose, spectra[name]) for name, target in targets.items()}
     return Plan(reductions, {name: target.asked for name, target in targets.items()})
 
 
@@ -101,7 +102,7 @@ def compress_(
     layers = reducible_layers(model)
     if calibration is not None:
         warnings.warn("calibration batches were not used: every reducible layer is time-invariant.", stacklevel=2)
-    spectra = {name: layer.spectrum() for name, layer in layers.items()}
+    spectra = spectra_of(layers, for_proposals=True)
     plan = plan_cuts(layers, spectra, policy, keep or Keep())
     if not dry_run:
         apply_plan_(plan, layers)

@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple, TypeVar
 from gramian.errors import GramianError
 from gramian.layers.reducible import Spectrum
 from gramian.systems.hankel import bound_rank, energy_rank
-from gramian.systems.norms import hinf_norm
 
 __all__ = ["Budget", "Energy", "ErrorBound", "Policy", "Rank", "RoundTo", "Shrink", "Target"]
 
@@ -148,7 +147,7 @@ class ErrorBound(Policy):
                 "Only a linear time-invariant layer has an a-priori error bound.",
                 f'Use Energy(tau=...), or leave it out: ErrorBound({self.eps}).except_for("{name}").',
             )
-        return float(hinf_norm(spectrum.system, rtol=1e-3))
+        return spectrum.norm
 
     def cautious(self) -> ErrorBound:
         return replace(self, eps=self.eps / 2)

@@ -1,4 +1,4 @@
-"""The diagonal state space recurrence as matrix products over chunks of time, in plain torch.
+"""The diagonal state space recurrence as matrix products over chunks of time.
 
 Within a chunk of T steps the output is a block-Toeplitz matrix of the impulse response applied to the inputs, plus
 what the state at the start of the chunk still contributes; only the states at chunk boundaries are ever computed::
@@ -6,26 +6,27 @@ what the state at the start of the chunk still contributes; only the states at c
     y[t]  = sum_{s <= t} K[t - s] u[s] + Re(C l^(t+1) x_start),      K[d] = Re(C l^d B)
     x_end = l^T x_start + sum_s l^(T-1-s) B u[s]
 
-So a layer with N states stores ``2N`` numbers a chunk instead of a step, and nearly all work is in two matrix
-products. The boundary states follow a recurrence of their own, a loop over chunks with a hand-written gradient;
-everything else is differentiated by autograd.
+So a layer with N states stores ``2N`` numbers a chunk instead of a step, and nearly all work is in two matrix products.
+This is the chunk-wise form of linear recurrences that Mamba-2 uses for scalar decay (see ``docs/bibliography.md``); T is
+chosen so that a Toeplitz block has about 128 columns, where CPU matrix products are at full speed.
 
-This is the chunk-wise form of linear recurrences that Mamba-2 uses for scalar decay (see ``docs/bibliography.md``);
-T is chosen so that a Toeplitz block has about 128 columns, where CPU matrix products are at full speed.
+With very many channels, chunks of one step are best: then every state is computed, by a product, a scan and a product.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-__all__ = ["chunk_length", "diagonal_ssm_by_chunks"]
+from gramian.kernels.response import pole_powers, times
+
+__all__ = ["chunk_length", "diagonal_ssm_by_chunks", "diagonal_ssm_by_products"]
 
 _COLUMNS = 128  # of a Toeplitz block: chunk length times channels
+
+Scan = Callable[[Tensor, Tensor, Tensor], Tensor]  # all states, from inputs, poles and the first state, as pairs
 
 
 def chunk_length(length: int, channels: int) -> int:
@@ -34,60 +35,72 @@ def chunk_length(length: int, channels: int) -> int:
 
 
 def diagonal_ssm_by_chunks(
-    u: Tensor, decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, state: Tensor, lengths: Tensor
+    u: Tensor, decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, state: Tensor, lengths: Tensor | None, scan: Scan
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence of `gramian.kernels.diagonal_ssm` by chunks; shapes and meaning as there."""
+    """The recurrence by chunks, for complex numbers as pairs.
+
+    Parameters
+    ----------
+    B, C
+        ``(H_in, N, 2)`` and ``(H_out, N, 2)``.
+    state, lengths
+        As in `gramian.kernels.diagonal_ssm`.
+    scan
+        Makes the states at chunk boundaries.
+    """
     batch, length, channels = u.shape
     T = chunk_length(length, max(channels, C.shape[0]))
     padding = -length % T
     chunks = (length + padding) // T
     blocks = torch.nn.functional.pad(u, (0, 0, 0, padding)).reshape(batch * chunks, T * channels)
-    powers = _powers(decay, angle, T + 1)  # (T+1, N)
-    collected = blocks @ _collect(powers[:T], B)  # (batch * chunks, 2N)
-    ends = torch.view_as_complex(collected.reshape(batch, chunks, -1, 2))
-    starts = _ScanChunks.apply(ends, powers[T], state)  # (batch, chunks + 1, N): state before each chunk, and after all
-    carried = torch.view_as_real(starts[:, :-1]).reshape(batch * chunks, -1)
+    powers = pole_powers(decay, angle, torch.arange(T + 1, device=u.device))  # (T+1, N, 2)
+    ends = (blocks @ _collect(powers[:T], B)).reshape(batch, chunks, -1, 2)
+    starts = torch.cat([state[:, None], scan(ends, powers[T], state)], 1)  # the states before each chunk, and after all
+    carried = starts[:, :-1].reshape(batch * chunks, -1)
     y = torch.addmm(blocks @ _toeplitz(powers[:T], B, C), carried, _release(powers[1:], C))
     y = y.reshape(batch, chunks * T, -1)[:, :length]
+    if lengths is None:
+        lengths = torch.full((batch,), length, device=u.device)
     return y, _state_at(lengths, u, starts, powers, B, T)
 
 
-def _powers(decay: Tensor, angle: Tensor, count: int) -> Tensor:
-    """``l^d`` for ``d < count``, shape ``(count, N)``."""
-    d = torch.arange(count, dtype=decay.dtype, device=decay.device)[:, None]
-    lowest = math.log(torch.finfo(decay.dtype).tiny) + 1  # the gradient of polar is infinite at subnormal numbers
-    return torch.polar(torch.exp((-d * decay).clamp(min=lowest)), d * angle)
+def diagonal_ssm_by_products(
+    u: Tensor, poles: Tensor, B: Tensor, C: Tensor, state: Tensor, scan: Scan
+) -> tuple[Tensor, Tensor]:
+    """All states by a product, a scan and a product, as pairs: outputs ``(batch, L, H_out)``, final state."""
+    batch, length, _ = u.shape
+    driven = (u.reshape(batch * length, -1) @ B.flatten(1)).reshape(batch, length, -1, 2)
+    states = scan(driven, poles, state)
+    y = states.reshape(batch * length, -1) @ _conjugated(C).flatten(1).mT
+    return y.reshape(batch, length, -1), states[:, -1]
+
+
+def _conjugated(pairs: Tensor) -> Tensor:
+    return pairs * torch.tensor([1.0, -1.0], dtype=pairs.dtype, device=pairs.device)
 
 
 def _collect(powers: Tensor, B: Tensor) -> Tensor:
-    """What a chunk's inputs add to its final state: rows (s, h), columns (n, re | im); real, (T H, 2N)."""
-    weights = powers.flip(0)[:, None, :] * B.mT  # (T, H, N)
-    return torch.view_as_real(weights).reshape(weights.shape[0] * weights.shape[1], -1)
+    """What a chunk's inputs add to its final state: rows (s, h), columns (n, re | im); ``(T H, 2N)``."""
+    return times(powers.flip(0)[:, None], B).reshape(powers.shape[0] * B.shape[0], -1)
 
 
 def _release(powers: Tensor, C: Tensor) -> Tensor:
-    """What a starting state adds to a chunk's outputs: rows (n, re | im), columns (t, h); real, (2N, T H)."""
-    weights = (powers[:, None, :] * C).permute(2, 0, 1)  # (N, T, H)
-    return torch.stack([weights.real, -weights.imag], 1).reshape(2 * weights.shape[0], -1)
+    """What a starting state adds to a chunk's outputs: rows (n, re | im), columns (t, h); ``(2N, T H)``."""
+    return _conjugated(times(powers[:, None], C)).reshape(powers.shape[0] * C.shape[0], -1).mT
 
 
 def _toeplitz(powers: Tensor, B: Tensor, C: Tensor) -> Tensor:
     """Impulse responses ``K[t - s]`` on and below the diagonal: rows (s, h_in), columns (t, h_out)."""
     T = powers.shape[0]
-    kernel = torch.view_as_real(powers[:, None, :] * C).flatten(-2) @ _stacked(B)  # (T, H_out, H_in)
+    kernel = (_release(powers, C).mT @ B.flatten(1).mT).reshape(T, C.shape[0], B.shape[0])
     lag = torch.arange(T, device=B.device)
     lag = lag[None, :] - lag[:, None]  # (s, t)
     blocks = torch.where((lag >= 0)[..., None, None], kernel[lag.clamp(min=0)], 0.0)
-    return blocks.permute(0, 3, 1, 2).reshape(T * B.shape[1], -1)
-
-
-def _stacked(B: Tensor) -> Tensor:
-    """``Re(c B) = [Re c, Im c] [Re B; -Im B]`` with real and imaginary parts interleaved: (2N, H)."""
-    return torch.stack([B.real, -B.imag], 1).flatten(0, 1)
+    return blocks.permute(0, 3, 1, 2).reshape(T * B.shape[0], -1)
 
 
 def _state_at(lengths: Tensor, u: Tensor, starts: Tensor, powers: Tensor, B: Tensor, T: int) -> Tensor:
-    """The state after ``lengths`` steps of each sequence, from the last chunk boundary before it; (batch, N)."""
+    """The state after ``lengths`` steps of each sequence, from the last chunk boundary before it; ``(batch, N, 2)``."""
     chunk = (lengths // T).clamp(max=starts.shape[1] - 1)
     steps = lengths - chunk * T  # since the boundary
     rows = torch.arange(u.shape[0], device=u.device)
@@ -96,29 +109,5 @@ def _state_at(lengths: Tensor, u: Tensor, starts: Tensor, powers: Tensor, B: Ten
     position = (chunk[:, None] * T + s).clamp(max=max(u.shape[1] - 1, 0))
     recent = torch.where(inside[..., None], u[rows[:, None], position], 0.0)
     age = (steps[:, None] - 1 - s).clamp(min=0)
-    driven = recent.to(B.dtype) @ B.mT  # (batch, T-1, N)
-    return powers[steps] * starts[rows, chunk] + (powers[age] * driven).sum(1)
-
-
-class _ScanChunks(torch.autograd.Function):
-    """``x[c+1] = a x[c] + e[c]``: states at all chunk boundaries, with the reverse scan as gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, ends: Tensor, a: Tensor, state: Tensor) -> Tensor:
-        states = ends.new_empty(ends.shape[0], ends.shape[1] + 1, ends.shape[2])
-        states[:, 0] = state
-        for c in range(ends.shape[1]):
-            torch.addcmul(ends[:, c], states[:, c], a, out=states[:, c + 1])
-        ctx.save_for_backward(states, a)
-        return states
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        states, a = ctx.saved_tensors
-        adjoint = grads[0].clone()
-        a_conj = a.conj().resolve_conj()
-        for c in range(adjoint.shape[1] - 2, -1, -1):
-            torch.addcmul(adjoint[:, c], adjoint[:, c + 1], a_conj, out=adjoint[:, c])
-        grad_a = (adjoint[:, 1:] * states[:, :-1].conj()).sum((0, 1))
-        return adjoint[:, 1:], grad_a, adjoint[:, 0]
+    driven = (recent @ B.flatten(1)).unflatten(-1, B.shape[1:])  # (batch, T-1, N, 2)
+    return times(powers[steps], starts[rows, chunk]) + times(powers[age], driven).sum(1)

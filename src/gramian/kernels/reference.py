@@ -9,9 +9,9 @@ __all__ = ["diagonal_ssm_by_steps"]
 
 
 def diagonal_ssm_by_steps(
-    u: Tensor, decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, state: Tensor, lengths: Tensor
+    u: Tensor, decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``x[k] = l x[k-1] + B u[k]``, ``y[k] = Re(C x[k])`` with ``l = exp(-decay + i angle)``, step by step.
+    """``x[k] = l x[k-1] + B u[k]``, ``y[k] = Re(C x[k]) + D * u[k]`` with ``l = exp(-decay + i angle)``, step by step.
 
     Shapes and meaning as in `gramian.kernels.diagonal_ssm`; every faster version must agree with this one.
     """
@@ -20,7 +20,7 @@ def diagonal_ssm_by_steps(
     x, outputs, final = state, [], state
     for k in range(u.shape[1]):
         x = poles * x + inputs[:, k] @ B.mT
-        outputs.append((x @ C.mT).real)
+        y = (x @ C.mT).real
+        outputs.append(y if D is None else y + D * u[:, k])
         final = torch.where((lengths == k + 1)[:, None], x, final)
-    y = torch.stack(outputs, 1) if outputs else u.new_zeros(u.shape[0], 0, C.shape[0])
-    return y, final
+    return torch.stack(outputs, 1), final

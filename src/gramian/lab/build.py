@@ -64,7 +64,7 @@ def build_model(config: ModelConfig, d_input: int, n_outputs: int, realization: 
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> AdamW:
-    """AdamW; poles, input normalisation and B have their own learning rate and no weight decay."""
+    """AdamW in one pass over all parameters; poles, input normalisation and B have their own learning rate and no weight decay."""
     ssm: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for module in model.modules():
@@ -74,7 +74,7 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> AdamW:
         {"params": ssm, "lr": config.lr * config.ssm_lr_factor, "weight_decay": 0.0},
         {"params": rest, "lr": config.lr, "weight_decay": config.weight_decay},
     ]
-    return AdamW(groups)
+    return AdamW(groups, fused=True)
 
 
 def build_scheduler(config: TrainConfig, optimizer: Optimizer) -> LambdaLR:

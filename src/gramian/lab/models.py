@@ -10,12 +10,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gramian.errors import ConfigError, ShapeError
+from gramian.kernels.linear import linear
+from gramian.kernels.normalization import normalize_rows
+from gramian.kernels.pointwise import gelu_dropout, glu_dropout_add
 from gramian.layers.lru import LRU
 
 __all__ = ["Block", "Head", "SequenceModel", "SequenceNorm"]
+
+_MOMENTUM = 0.1  # of the running statistics, as in torch
 
 Head = Literal["classification", "regression", "next_token"]
 
@@ -29,14 +33,31 @@ class SequenceNorm(nn.Module):
     def __init__(self, d_model: int, kind: Literal["batch", "layer"]) -> None:
         super().__init__()
         self.kind = kind
-        self.norm = nn.BatchNorm1d(d_model, affine=False) if kind == "batch" else nn.LayerNorm(d_model)
+        self.norm = nn.BatchNorm1d(d_model, momentum=_MOMENTUM, affine=False) if kind == "batch" else nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.kind == "layer":
             return self.norm(x)
         if mask is None or not self.training:
-            return self.norm(x.flatten(0, 1)).view_as(x)
-        return torch.zeros_like(x).masked_scatter(mask[..., None], self.norm(x[mask]))
+            return self._over_rows(x.flatten(0, 1)).view_as(x)
+        return torch.zeros_like(x).masked_scatter(mask[..., None], self._over_rows(x[mask]))
+
+    def _over_rows(self, rows: Tensor) -> Tensor:
+        """What ``self.norm`` does, running statistics included, by the faster kernel while training."""
+        norm = self.norm
+        assert isinstance(norm, nn.BatchNorm1d)
+        if not self.training or len(rows) < 2:
+            return norm(rows)
+        y, mean, variance = normalize_rows(rows, norm.eps)
+        with torch.no_grad():
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            assert norm.num_batches_tracked is not None
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), _MOMENTUM)
+            unbiased = variance * (len(rows) / (len(rows) - 1))
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), _MOMENTUM)
+            norm.num_batches_tracked += 1
+        return y
 
 
 class Block(nn.Module):
@@ -47,11 +68,15 @@ class Block(nn.Module):
         self.norm = SequenceNorm(d_model, norm)
         self.lru = lru
         self.glu = nn.Linear(d_model, 2 * d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        y = self.dropout(F.gelu(self.lru(self.norm(x, mask))))
-        return x + self.dropout(F.glu(self.glu(y), dim=-1))
+        rate = self.dropout if self.training else 0.0
+        y = gelu_dropout(self.lru(self.norm(x, mask)), rate)
+        return glu_dropout_add(linear(y, self.glu.weight, self.glu.bias), x, rate)
+
+    def extra_repr(self) -> str:
+        return f"dropout={self.dropout}"
 
 
 class SequenceModel(nn.Module):

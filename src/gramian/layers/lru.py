@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from gramian.errors import ConfigError, ShapeError, did_you_mean
-from gramian.kernels import diagonal_ssm
+from gramian.kernels import diagonal_ssm_pairs
 from gramian.layers.lru_reduction import MIN_DECAY, decay_and_angle, lru_system, propose_lru
 from gramian.layers.reducible import Reduction, Spectrum, assign_
-from gramian.systems.hankel import hankel_singular_values
+from gramian.systems.balancing import balancing
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.projections import Choice, balanced
 
@@ -96,7 +96,8 @@ class LRU(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Outputs ``(batch, L, H)`` for inputs ``(batch, L, H)``, from a zero state; in the dtype of `u`."""
-        return self.scan(u)[0]
+        with torch.autocast(u.device.type, enabled=False):
+            return self._run(u, None, None, final_state=False)[0]
 
     def scan(self, u: Tensor, state: Tensor | None = None, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Outputs and final state, from `state` on: a long sequence can be fed in pieces.
@@ -112,27 +113,38 @@ class LRU(nn.Module):
             Real steps of each padded sequence, int64 ``(batch,)``. The returned state is the one after those.
         """
         with torch.autocast(u.device.type, enabled=False):
-            decay, angle, B, C = self._recurrence()
-            inputs = u.to(decay.dtype)
-            y, state = diagonal_ssm(inputs, decay, angle, B, C, state, lengths, self.backend)
-            return (y + self.D.to(decay.dtype) * inputs).to(u.dtype), state
+            start = None if state is None else torch.view_as_real(state.resolve_conj())
+            y, final = self._run(u, start, lengths, final_state=True)
+            assert final is not None
+            return y, torch.view_as_complex(final.contiguous())
+
+    def _run(
+        self, u: Tensor, state: Tensor | None, lengths: Tensor | None, final_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        decay, angle, B, C, D = self._recurrence()
+        y, final = diagonal_ssm_pairs(
+            u.to(decay.dtype), decay, angle, B, C, D, state, lengths, backend=self.backend, final_state=final_state
+        )
+        return y.to(u.dtype), final
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step: output ``(batch, H)`` and new state ``(batch, N)`` for an input ``(batch, H)``."""
         with torch.autocast(u.device.type, enabled=False):
-            decay, angle, B, C = self._recurrence()
+            decay, angle, B, C, D = self._recurrence()
             inputs = u.to(decay.dtype)
-            state = torch.polar(torch.exp(-decay), angle) * state + inputs.to(B.dtype) @ B.mT
-            y = (state @ C.mT).real + self.D.to(decay.dtype) * inputs
+            B, C = (torch.view_as_complex(m.contiguous()) for m in (B, C))
+            state = torch.polar(torch.exp(-decay), angle) * state + inputs.to(B.dtype) @ B
+            y = (state @ C.mT).real + D * inputs
             return y.to(u.dtype), state
 
-    def _recurrence(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Decay, angle, ``gamma B`` and C, in float32 (float64 for a float64 layer)."""
+    def _recurrence(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Decay, angle, ``gamma B`` and C as pairs ``(H, N, 2)``, and D; in float32 (float64 for a float64 layer)."""
         dtype = torch.float64 if self.nu_log.dtype == torch.float64 else torch.float32
         decay, angle = decay_and_angle(self.nu_log.to(dtype), self.theta_log.to(dtype))
         gamma = self.gamma_log.to(dtype).exp()[:, None]
-        B = torch.complex(gamma * self.B_re.to(dtype), gamma * self.B_im.to(dtype))
-        return decay, angle, B, torch.complex(self.C_re.to(dtype), self.C_im.to(dtype))
+        B = torch.stack([self.B_re.mT, self.B_im.mT], -1).to(dtype) * gamma
+        C = torch.stack([self.C_re, self.C_im], -1).to(dtype)
+        return decay, angle, B, C, self.D.to(dtype)
 
     def linear_system(self) -> LinearSystem:
         """The layer's map in float64, computed from the logs of its parameters: exact next to the unit circle."""
@@ -141,12 +153,14 @@ class LRU(nn.Module):
     def spectrum(self) -> Spectrum:
         """Hankel singular values of the layer: 2N of them for the real map, N for the complex one."""
         system = self.linear_system()
-        measure = f"Hankel singular values ({self.realization} realization)"
-        return Spectrum(hankel_singular_values(system), measure, self.d_state, system)
+        return Spectrum.hankel(system, self.d_state, balancing(system))
 
-    def propose(self, rank: int, choose: Choice = balanced) -> Reduction:
-        """The layer with at most `rank` complex states, chosen by `choose`; changes nothing."""
-        return propose_lru(dict(self.named_parameters()), self.realization, rank, choose)
+    def propose(self, rank: int, choose: Choice = balanced, spectrum: Spectrum | None = None) -> Reduction:
+        """The layer with at most `rank` complex states, chosen by `choose`; changes nothing.
+
+        What `spectrum` returned can be given, if the parameters are still the same: it saves half of the time.
+        """
+        return propose_lru(dict(self.named_parameters()), self.realization, rank, choose, spectrum)
 
     def apply_(self, reduction: Reduction) -> None:
         """Become the proposed layer in place. Parameters keep identity and flags; gradients are dropped."""

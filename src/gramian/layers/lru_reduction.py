@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gramian.layers.reducible import MomentMap, Reduction
+from gramian.layers.reducible import MomentMap, Reduction, Spectrum
 from gramian.layers.truncation import Candidate, truncate
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes
@@ -38,7 +38,9 @@ def lru_system(parameters: Mapping[str, Tensor], realization: str) -> LinearSyst
     return LinearSystem(logs.exp(), B, C, torch.diag(p["D"]), logs, realization == "real", "the LRU layer")
 
 
-def propose_lru(parameters: Mapping[str, Tensor], realization: str, rank: int, choose: Choice) -> Reduction:
+def propose_lru(
+    parameters: Mapping[str, Tensor], realization: str, rank: int, choose: Choice, spectrum: Spectrum | None = None
+) -> Reduction:
     """A smaller LRU with at most `rank` states; see `gramian.layers.truncation.truncate` for when it is refused."""
     fom = lru_system(parameters, realization)
     old = {name: tensor.detach().to("cpu", torch.float64) for name, tensor in parameters.items()}
@@ -49,7 +51,7 @@ def propose_lru(parameters: Mapping[str, Tensor], realization: str, rank: int, c
         system = lru_system({**stored, "D": parameters["D"]}, realization)
         return Candidate(stored, _moment_maps(modes, old, new), system)
 
-    return truncate(fom, len(old["nu_log"]), rank, choose, build)
+    return truncate(fom, len(old["nu_log"]), rank, choose, build, spectrum)
 
 
 def _pack(modes: Modes, old: Mapping[str, Tensor]) -> tuple[Modes, dict[str, Tensor]]:

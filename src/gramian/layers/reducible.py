@@ -7,14 +7,17 @@ processes, stored in a checkpoint and replayed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from gramian.errors import GramianError
+from gramian.systems.balancing import Balancing
 from gramian.systems.linear_system import LinearSystem
+from gramian.systems.norms import hinf_norm
 from gramian.systems.projections import Choice, balanced
 
 __all__ = [
@@ -44,12 +47,33 @@ class Spectrum:
         for two.
     system
         The linear map the values belong to; None for a layer that has none.
+    balancing
+        What the values were computed from, where it was kept for a proposal: matrices as large as the Gramians. It
+        takes no part in comparisons, and is not stored. See `light`.
     """
 
     values: Tensor
     measure: str
     d_state: int
     system: LinearSystem | None = None
+    balancing: Balancing | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def hankel(cls, system: LinearSystem, d_state: int, balanced: Balancing | Tensor) -> Spectrum:
+        """Hankel singular values of a layer's linear map, with or without what they were computed from."""
+        measure = f"Hankel singular values ({'real' if system.real_part else 'complex'} realization)"
+        if isinstance(balanced, Tensor):
+            return cls(balanced, measure, d_state, system)
+        return cls(balanced.hsv, measure, d_state, system, balanced)
+
+    @cached_property
+    def norm(self) -> float:
+        """H-infinity norm of the linear map, measured to a thousandth, once; NaN where there is no map."""
+        return float("nan") if self.system is None else float(hinf_norm(self.system, rtol=1e-3))
+
+    def light(self) -> Spectrum:
+        """The same spectrum without the matrices it was computed from, to be kept."""
+        return replace(self, balancing=None)
 
     def d_state_for(self, order: int) -> int:
         """How many states of the layer hold `order` of the values."""
@@ -206,8 +230,12 @@ class Reducible(Protocol):
         """How much each state direction matters, as things stand."""
         ...
 
-    def propose(self, rank: int, choose: Choice = balanced) -> Reduction:
-        """A version of this layer with at most `rank` states; changes nothing."""
+    def propose(self, rank: int, choose: Choice = balanced, spectrum: Spectrum | None = None) -> Reduction:
+        """A version of this layer with at most `rank` states; changes nothing.
+
+        `spectrum` is what `spectrum` returned, if nothing has changed since: what it took to compute it is not
+        computed again.
+        """
         ...
 
     def apply_(self, reduction: Reduction) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 
 from torch import Tensor
 
 from gramian.errors import GramianError, ShapeError
-from gramian.layers.reducible import Measurement, MomentMap, Reduction
-from gramian.systems.gramians import equilibrated
+from gramian.layers.reducible import Measurement, MomentMap, Reduction, Spectrum
+from gramian.systems.balancing import Balancing, balancing
+from gramian.systems.gramians import Factors, observability_factor
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes, fit_to_slots, to_modes
-from gramian.systems.norms import h2_norm, hinf_norm
-from gramian.systems.projections import Choice, Projection
+from gramian.systems.norms import h2_distance, h2_norm, hinf_norm
+from gramian.systems.projections import Choice, Projection, project_with, takes_a_basis
 
 __all__ = ["Candidate", "truncate"]
 
@@ -33,7 +35,12 @@ class Candidate:
 
 
 def truncate(
-    fom: LinearSystem, d_state: int, rank: int, choose: Choice, build: Callable[[Modes], Candidate]
+    fom: LinearSystem,
+    d_state: int,
+    rank: int,
+    choose: Choice,
+    build: Callable[[Modes], Candidate],
+    spectrum: Spectrum | None = None,
 ) -> Reduction:
     """A reduction of a layer to at most `rank` states, measured after the cast to the layer's dtype.
 
@@ -53,27 +60,36 @@ def truncate(
         The projection, for instance `gramian.systems.projections.balanced`.
     build
         Makes the stored layer out of modes.
+    spectrum
+        The spectrum of `fom`, if it is known. One of another system is refused.
     """
     if not 1 <= rank <= d_state:
         raise ShapeError(
             f"rank {rank} was asked of '{fom.name}', which has {d_state} states.", f"Needed: 1 <= rank <= {d_state}."
         )
     start = time.perf_counter()
+    known = Spectrum(fom.B.new_zeros(0), "", d_state, fom) if spectrum is None else spectrum
+    if known.system is None or not fom.equals(known.system):
+        raise ShapeError(
+            f"the spectrum that was given to propose() is not that of '{fom.name}' as it is now.",
+            "The parameters have changed since, or it is the spectrum of another layer.",
+            "Call spectrum() again just before propose(), or leave it out.",
+        )
+    before = _before(fom, known, choose)
     order = min(fom.order, rank * (fom.order // d_state))
-    projection = choose(fom, order)
+    projection = project_with(choose, fom, order, before.basis)
     if not projection.V.any():  # kept states would all be dead, and a dead layer gets no gradient
         seconds = time.perf_counter() - start
         return Reduction(d_state, d_state, rank, {}, {}, None, "no state carries input to the output", seconds)
-    norm = float(hinf_norm(fom, rtol=_RTOL))
     reason = ""
     for modes in _attempts(fom, projection, rank):
         try:
             candidate = build(modes)
-            measurement = _measure(fom, norm, projection, modes, candidate)
+            measurement = _measure(before, projection, modes, candidate)
         except GramianError as error:  # the cast made the system unstable or not finite
             reason = reason or f"the reduced layer cannot be stored: {error.given}"
             continue
-        allowed = _ROOM * max(measurement.bound, _ROUNDING * norm) if measurement.bound is not None else float("inf")
+        allowed = _ROOM * max(measurement.bound, _ROUNDING * before.norm) if measurement.bound is not None else inf
         if measurement.measured <= allowed:
             seconds = time.perf_counter() - start
             return Reduction(
@@ -86,6 +102,28 @@ def truncate(
     return Reduction(d_state, d_state, rank, {}, {}, None, reason, time.perf_counter() - start)
 
 
+@dataclass(frozen=True)
+class _Before:
+    """The layer before the cut, and what is measured of it once."""
+
+    fom: LinearSystem
+    basis: Balancing | None
+    norm: float
+    energy: float  # of all responses without the feed-through
+    h2_norm: float
+
+
+def _before(fom: LinearSystem, spectrum: Spectrum, choose: Choice) -> _Before:
+    basis = spectrum.balancing
+    if basis is None and takes_a_basis(choose):
+        basis = balancing(fom)
+    F_o = observability_factor(fom) if basis is None else basis.factors.observability
+    B = fom.input_output_matrices()[0]
+    energy = float((F_o.mH @ B.to(F_o.dtype)).abs().square().sum())
+    h2 = float(h2_norm(fom, lambda _: Factors(F_o, F_o)))
+    return _Before(fom, basis, spectrum.norm, energy, h2)
+
+
 def _attempts(fom: LinearSystem, projection: Projection, slots: int) -> Iterator[Modes]:
     first = fit_to_slots(fom, projection, slots)
     yield first
@@ -96,18 +134,18 @@ def _attempts(fom: LinearSystem, projection: Projection, slots: int) -> Iterator
                 yield modes
 
 
-def _measure(fom: LinearSystem, norm: float, projection: Projection, modes: Modes, candidate: Candidate) -> Measurement:
-    leading, error = projection.leading(modes.order), fom - candidate.system
+def _measure(before: _Before, projection: Projection, modes: Modes, candidate: Candidate) -> Measurement:
+    leading, error = projection.leading(modes.order), before.fom - candidate.system
     bound, hsv = leading.error_bound, projection.hsv
     return Measurement(
-        norm=norm,
+        norm=before.norm,
         bound=None if bound is None else float(bound),
         measured=float(hinf_norm(error, rtol=_RTOL)),
-        h2_norm=float(h2_norm(fom, equilibrated)),
-        h2_error=float(h2_norm(error)),
+        h2_norm=before.h2_norm,
+        h2_error=h2_distance(before.fom, candidate.system, before.energy),
         discarded=None if hsv is None else float(hsv[modes.order :].sum() / hsv.sum()) if hsv.sum() > 0 else 0.0,
         order=modes.order,
         real_poles=modes.real_poles,
         condition=modes.condition,
-        max_pole=float(candidate.system.poles.abs().max()),
+        max_pole=float(candidate.system.log_poles.real.max().exp()),
     )

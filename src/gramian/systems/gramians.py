@@ -7,11 +7,13 @@ The controllability Gramian ``P`` and the observability Gramian ``Q`` solve the 
 For a diagonal ``A = diag(l)`` both have closed forms, ``P_ij = (B B*)_ij / (1 - l_i conj l_j)`` and
 ``Q_ij = (C* C)_ij / (1 - conj l_i l_j)``. Two routes lead to factors ``P = F_c F_c*``, ``Q = F_o F_o*``:
 
-* `equilibrated` (the default): balance the two diagonals, then eigendecompose. Fast, any system, and exact to
+* `equilibrated`: balance the two diagonals, then eigendecompose. Any system, and exact to
   about ``5e-15 sigma_1`` in *absolute* terms. In general it is ``sigma^2`` that is exact to ``5e-15 sigma_1^2``: where
   modes coincide, a value of zero can come out as ``1e-8 sigma_1``;
 * `malmquist_takenaka`: a pivoted recurrence that never forms a Gramian. Diagonal systems only, and every Hankel
-  singular value comes out to high *relative* accuracy. The right route for differences of nearly equal systems.
+  singular value comes out to high *relative* accuracy; and faster than an eigendecomposition.
+
+`accurate`, the default everywhere, takes the second where there are modes.
 
 Nothing here ever adds an epsilon to a Gramian, takes its Cholesky factor, or multiplies ``P`` by ``Q``.
 """
@@ -26,11 +28,13 @@ from torch import Tensor
 
 from gramian.errors import ShapeError
 from gramian.systems.linear_system import LinearSystem
-from gramian.systems.precise import one_minus_products, pole_differences
+from gramian.systems.precise import one_minus_products
+from gramian.systems.takenaka import takenaka_factors
 
 __all__ = [
     "Factors",
     "Route",
+    "accurate",
     "controllability_gramian",
     "equilibrated",
     "malmquist_takenaka",
@@ -135,27 +139,30 @@ def malmquist_takenaka(system: LinearSystem) -> Factors:
 
     The Malmquist-Takenaka functions are the orthonormal rational basis that Gram-Schmidt makes of the modes
     ``1 / (1 - l z)``; the recurrence peels one mode a step off the inputs that are left. Its differences come from
-    logarithms of the poles, so clusters and poles near the unit circle lose nothing.
+    logarithms of the poles, so clusters and poles near the unit circle lose nothing. See `gramian.systems.takenaka`.
 
     Raises
     ------
     ShapeError
         For a dense system, which has no modes to start from.
     """
-    return Factors(_controllability_factor(system), observability_factor(system))
-
-
-def _controllability_factor(system: LinearSystem) -> Tensor:
     _need_poles(system)
-    full = system.augmented()
-    return _in_coordinates_of(system, _takenaka_factor(full.log_poles, full.B.to(torch.complex128)))
+    B, C, logs = system.B, system.C.mH, system.log_poles
+    widest = max(B.shape[-1], C.shape[-1])
+    B, C = (torch.nn.functional.pad(M, (0, widest - M.shape[-1])) for M in (B, C))  # inputs of zero change nothing
+    both = _in_coordinates_of(system, torch.stack([logs, logs.conj()]), torch.stack([B, C]))
+    return Factors(both[0], both[1])
 
 
 def observability_factor(system: LinearSystem) -> Tensor:
     """The factor ``F_o`` of `malmquist_takenaka` alone, at half the cost of both."""
     _need_poles(system)
-    full = system.augmented()
-    return _in_coordinates_of(system, _takenaka_factor(full.log_poles.conj(), full.C.mH.to(torch.complex128)))
+    return _in_coordinates_of(system, system.log_poles.conj(), system.C.mH)
+
+
+def accurate(system: LinearSystem) -> Factors:
+    """The default route: `malmquist_takenaka` where there are modes, `equilibrated` for a dense system."""
+    return malmquist_takenaka(system) if system.is_diagonal else equilibrated(system)
 
 
 def _need_poles(system: LinearSystem) -> None:
@@ -167,38 +174,7 @@ def _need_poles(system: LinearSystem) -> None:
         )
 
 
-def _in_coordinates_of(system: LinearSystem, F: Tensor) -> Tensor:
-    """From the coordinates ``(x, conj x)`` to ``(Re x, Im x)``, by the unitary ``J*``; real where all was real."""
-    if not system.real_part:
-        return F if system.B.is_complex() else F.real
-    upper, lower = F.chunk(2, dim=-2)
-    return torch.cat([upper + lower, (lower - upper) * 1j], -2) * 0.5**0.5
-
-
-def _takenaka_factor(logs: Tensor, B: Tensor) -> Tensor:
-    """``F`` (..., N, N) with ``F F* = P`` for poles ``exp(logs)`` (..., N) and inputs `B` (..., N, H)."""
-    g, n, columns = B.clone(), B.shape[-2], []
-    self_products = one_minus_products(logs, logs.conj()).real  # 1 - |l|^2
-    alive = torch.ones(logs.shape, dtype=torch.bool)
-    for _ in range(n):
-        energy = torch.where(alive, g.abs().square().sum(-1) / self_products, torch.full_like(logs.real, -1.0))
-        pivot = energy.argmax(-1, keepdim=True)
-        if (energy.gather(-1, pivot) <= 0).all():
-            break
-        log_p = logs.gather(-1, pivot)
-        g_p = g.gather(-2, pivot[..., None].expand(*pivot.shape, g.shape[-1]))  # (..., 1, H)
-        length = g_p.abs().square().sum(-1, keepdim=True).sqrt()
-        v = torch.where(length > 0, g_p / length.clamp(min=torch.finfo(torch.float64).tiny), g_p).mH  # (..., H, 1)
-        along = g @ v  # (..., N, 1)
-        products = one_minus_products(logs, log_p.conj())
-        width = self_products.gather(-1, pivot).sqrt()
-        column = along.squeeze(-1) * (width / products)
-        columns.append(torch.where(alive, column, torch.zeros_like(column)))
-        blaschke = pole_differences(logs, log_p) / products
-        if B.shape[-1] == 1:  # the one input is all there is: multiply, so that nothing cancels
-            g = torch.where(length > 0, g * blaschke[..., None], g)
-        else:
-            g = g - (along * (1 - blaschke)[..., None]) @ v.mH
-        alive = alive.scatter(-1, pivot, False)
-        g = g * alive[..., None]
-    return torch.stack(columns, -1) if columns else torch.zeros(*logs.shape, 1, dtype=torch.complex128)
+def _in_coordinates_of(system: LinearSystem, logs: Tensor, B: Tensor) -> Tensor:
+    """The factor as a real matrix where the system is real."""
+    F = takenaka_factors(logs, B.to(torch.complex128), pairs=system.real_part)
+    return F.real if F.is_complex() and not system.B.is_complex() else F

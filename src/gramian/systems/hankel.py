@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from gramian.errors import GramianError, ShapeError
-from gramian.systems.gramians import Route, equilibrated
+from gramian.systems.gramians import Route, accurate
 from gramian.systems.linear_system import LinearSystem
 
 __all__ = ["bound_rank", "check_rank", "energy_rank", "error_bound", "hankel_singular_values"]
 
 
-def hankel_singular_values(system: LinearSystem, route: Route = equilibrated) -> Tensor:
+def hankel_singular_values(system: LinearSystem, route: Route = accurate) -> Tensor:
     """The Hankel singular values of `system`, descending: singular values of ``F_o* F_c``.
 
     They are invariants of the input-output map and equal the square roots of the eigenvalues of ``P Q``, which is

@@ -191,6 +191,15 @@ class LinearSystem:
         """The reduced-order model that a projection (or singular perturbation) makes of this system."""
         return reducer.apply(self)
 
+    def equals(self, other: LinearSystem) -> bool:
+        """Whether the other system is given by the same numbers, to the bit."""
+        mine, theirs = ((s.A, s.B, s.C, s.D, s.log_poles) for s in (self, other))
+        same = all(
+            a is b is None or (a is not None and b is not None and torch.equal(a, b))
+            for a, b in zip(mine, theirs, strict=True)
+        )
+        return self.real_part == other.real_part and same
+
     def __neg__(self) -> LinearSystem:
         return LinearSystem(self.A, self.B, -self.C, -self.D, self.log_poles, self.real_part, f"-({self.name})")
 

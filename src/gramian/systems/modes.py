@@ -17,6 +17,9 @@ from gramian.systems.projections import Projection
 
 __all__ = ["Modes", "fit_to_slots", "to_modes"]
 
+_LANCZOS_STEPS = 12
+_MANY = 64  # states
+
 
 @dataclass(frozen=True)
 class Modes:
@@ -34,7 +37,7 @@ class Modes:
     real_poles
         How many slots hold a real pole.
     condition
-        Condition number of the eigenvectors of the reduced system.
+        Condition number of the eigenvectors of the reduced system, estimated from below to a percent or so.
     """
 
     poles: Tensor
@@ -66,17 +69,22 @@ def fit_to_slots(fom: LinearSystem, projection: Projection, slots: int) -> Modes
 
     Starts at order ``2 slots`` (a real-part system; ``slots`` otherwise) and lowers it while real poles, each of
     which takes a slot of its own, make the modes too many: by one for each mode too many, which can step over an
-    order that would have fitted, and saves an eigendecomposition for each of the others.
+    order that would have fitted, and saves an eigendecomposition for each of the others. A large system nearly always
+    has real poles: they are counted first, without eigenvectors.
     """
+    reduced = projection.reduced(fom)
     n = min(projection.rank, 2 * slots if fom.real_part else slots)
-    modes = to_modes(fom, projection.leading(n))
+    if n >= _MANY and fom.real_part:
+        real = int((torch.linalg.eigvals(reduced[0][:n, :n]).imag == 0).sum())
+        n -= max(0, (n + real) // 2 - slots)
+    modes = to_modes(fom, projection.leading(n), reduced)
     while len(modes.poles) > slots:
         n -= max(1, len(modes.poles) - slots)
-        modes = to_modes(fom, projection.leading(n))
+        modes = to_modes(fom, projection.leading(n), reduced)
     return modes
 
 
-def to_modes(fom: LinearSystem, projection: Projection) -> Modes:
+def to_modes(fom: LinearSystem, projection: Projection, reduced: tuple[Tensor, Tensor, Tensor] | None = None) -> Modes:
     """Diagonalise the reduced system and pack its modes into slots.
 
     Parameters
@@ -85,31 +93,64 @@ def to_modes(fom: LinearSystem, projection: Projection) -> Modes:
         The full-order model, a single diagonal system.
     projection
         Made from `fom`.
+    reduced
+        ``projection.reduced(fom)``, of this projection or of one that it is the leading part of, if it is known.
     """
-    rom = fom.project(projection)
-    poles, T = torch.linalg.eig(rom.A)
-    left = torch.linalg.inv(T)  # rows: left eigenvectors
-    condition = float(torch.linalg.cond(T))
-    V, W = projection.V.to(torch.complex128) @ T, projection.W.to(torch.complex128) @ left.mH
-    B, C = left @ rom.B.to(T.dtype), rom.C.to(T.dtype) @ T
+    n = projection.rank
+    A, B_r, C_r = reduced or projection.reduced(fom)
+    A, B_r, C_r = A[:n, :n], B_r[:n], C_r[:, :n]
+    poles, T = torch.linalg.eig(A)
     if not fom.real_part:
-        return Modes(poles, B, C, _as_real(V), _as_real(W), rom.order, 0, condition)
-    upper, real = poles.imag > 0, poles.imag == 0
-    keep = torch.cat([upper.nonzero()[:, 0], real.nonzero()[:, 0]])
-    is_pair = upper[keep]
-    weight = torch.where(is_pair, 2.0, 1.0)
-    V, W = V[:, keep], W[:, keep]
-    imaginary = is_pair.to(torch.float64)
+        left = torch.linalg.inv(T)  # rows: left eigenvectors
+        V, W = projection.V.to(T.dtype) @ T, projection.W.to(T.dtype) @ left.mH
+        B, C = left @ B_r.to(T.dtype), C_r.to(T.dtype) @ T
+        return Modes(poles, B, C, _as_real(V), _as_real(W), len(poles), 0, _condition(T, left))
+    upper, real = (poles.imag > 0).nonzero()[:, 0], (poles.imag == 0).nonzero()[:, 0]
+    pairs, root = len(upper), 0.5**0.5
+    # Eigenvectors of pairs as [Re v, Im v] / root: a unitary matrix away from [v, conj v], and all matrices stay real.
+    T = torch.cat([T.real[:, upper] / root, T.imag[:, upper] / root, T.real[:, real]], 1)
+    left = torch.linalg.inv(T)
+    columns, rows = torch.cat([C_r, projection.V]) @ T, left @ torch.cat([B_r, projection.W.mT], 1)
+    # z = (p - i q) root for the coordinates (p, q) of a pair, of which the slot stands for both.
+    C_V = torch.complex(columns[:, :pairs], columns[:, pairs : 2 * pairs]) * root
+    B_W = torch.complex(rows[:pairs], -rows[pairs : 2 * pairs]) * root
+    n_out, n_in = fom.n_outputs, fom.n_inputs
+    V, W = C_V[n_out:], B_W[:, n_in:].mT
+    V_real, W_real = columns[n_out:, 2 * pairs :], rows[2 * pairs :, n_in:].mT
+    nothing = torch.zeros_like(V_real)
     return Modes(
-        poles=poles[keep],
-        B=torch.where(is_pair[:, None], B[keep], B[keep].real.to(B.dtype)),
-        C=torch.where(is_pair, C[:, keep], C[:, keep].real.to(C.dtype)) * weight,
-        V=torch.cat([V.real * weight, -V.imag * weight * imaginary], 1),
-        W=torch.cat([W.real, -W.imag * imaginary], 1),
-        order=rom.order,
-        real_poles=int(real.sum()),
-        condition=condition,
+        poles=torch.cat([poles[upper], poles[real]]),
+        B=torch.cat([B_W[:, :n_in], rows[2 * pairs :, :n_in].to(B_W.dtype)]),
+        C=torch.cat([2 * C_V[:n_out], columns[:n_out, 2 * pairs :].to(C_V.dtype)], 1),
+        V=torch.cat([2 * V.real, V_real, -2 * V.imag, nothing], 1),
+        W=torch.cat([W.real, W_real, W.imag, nothing], 1),
+        order=len(poles),
+        real_poles=len(real),
+        condition=_condition(T, left),
     )
+
+
+def _condition(T: Tensor, inverse: Tensor) -> float:
+    """``||T|| ||T^-1||`` in the spectral norm, by a few steps of Lanczos each: to a percent or so, from below."""
+    return _spectral_norm(T) * _spectral_norm(inverse)
+
+
+def _spectral_norm(M: Tensor) -> float:
+    """The largest singular value: of the vectors that come from multiplying by ``M* M``, the one that grows most."""
+    start = torch.randn(M.shape[-1], dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(M.dtype)
+    basis = [start / torch.linalg.vector_norm(start)]
+    images = [M @ basis[0]]
+    for _ in range(1, min(_LANCZOS_STEPS, M.shape[-1])):
+        v = M.mH @ images[-1]
+        for _ in range(2):
+            known = torch.stack(basis, 1)
+            v = v - known @ (known.mH @ v)
+        length = torch.linalg.vector_norm(v)
+        if not length > 1e-14 * torch.linalg.vector_norm(images[-1]) ** 2:
+            break
+        basis.append(v / length)
+        images.append(M @ basis[-1])
+    return float(torch.linalg.matrix_norm(torch.stack(images, 1), 2))
 
 
 def _as_real(M: Tensor) -> Tensor:

@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 
 from gramian.errors import ShapeError
-from gramian.systems.gramians import Route, equilibrated, malmquist_takenaka, observability_factor
+from gramian.systems.gains import Gains, response_of_modes
+from gramian.systems.gramians import Route, accurate, equilibrated, observability_factor
 from gramian.systems.hankel import hankel_singular_values
 from gramian.systems.linear_system import LinearSystem, diagonal_if_accurate
 from gramian.systems.precise import log_of_poles, one_minus_products
 
-__all__ = ["HinfNorm", "frequency_response", "h2_norm", "hinf_norm", "impulse_response", "simulate"]
+__all__ = ["HinfNorm", "frequency_response", "h2_distance", "h2_norm", "hinf_norm", "impulse_response", "simulate"]
 
 _UNIFORM = 512  # frequencies of the first, uniform grid on [0, pi]
-_CHUNK_ENTRIES = 2**22  # complex numbers held at once while a grid is evaluated
-_EXACT_SVD = 32  # up to this many channels the gain is an SVD, beyond it subspace iteration
-_ITERATIONS = 12
-_SCREENED = 64  # frequencies measured at a time, the most promising first
+_ROUGH = 1e-3  # from this tolerance on, a coarser grid and fewer steps
+_UNIFORM_ROUGH = 128
+_CROWDED = 0.5  # of a bandwidth
+_STEPS, _STEPS_ROUGH = 30, 6
+_CANCELLED = 1e-10  # squares of errors below it, relative to the energy, have lost too many digits
 
 
 class HinfNorm(float):
@@ -44,8 +46,7 @@ class HinfNorm(float):
     @cached_property
     def upper(self) -> float:
         """Twice the sum of all Hankel singular values, plus ``||D||``: the true norm is at most this."""
-        route = malmquist_takenaka if self._system.is_diagonal else equilibrated
-        hsv = hankel_singular_values(self._system, route)
+        hsv = hankel_singular_values(self._system, accurate)
         return float(2 * hsv.sum() + torch.linalg.matrix_norm(self._system.D, 2))
 
 
@@ -63,20 +64,14 @@ def frequency_response(system: LinearSystem, omega: Tensor) -> Tensor:
         Shape ``(..., M, H_out, H_in)``, complex128.
     """
     system = system.augmented()
+    if system.is_diagonal:
+        return response_of_modes(system, omega)
     delay = torch.exp(-1j * omega.to(torch.float64))
     B, C, D = (t.to(torch.complex128) for t in (system.B, system.C, system.D))
-    if system.is_diagonal:
-        weights = _resolvent(system, omega)
-        return (C[..., None, :, :] * weights[..., None, :]) @ B[..., None, :, :] + D[..., None, :, :]
     eye = torch.eye(system.order, dtype=torch.complex128)
     pencil = eye - delay[:, None, None] * system.A.to(torch.complex128)[..., None, :, :]
     states = torch.linalg.solve(pencil, B[..., None, :, :].expand(*pencil.shape[:-1], system.n_inputs))
     return C[..., None, :, :] @ states + D[..., None, :, :]
-
-
-def _resolvent(system: LinearSystem, omega: Tensor) -> Tensor:
-    """``1 / (1 - exp(-i omega) l)``, shape ``(..., M, N)``, from logarithms: exact next to a pole on the circle."""
-    return 1 / one_minus_products(system.log_poles[..., None, :], -1j * omega.to(torch.float64)[:, None])
 
 
 def hinf_norm(system: LinearSystem, rtol: float = 1e-6) -> HinfNorm:
@@ -98,39 +93,33 @@ def hinf_norm(system: LinearSystem, rtol: float = 1e-6) -> HinfNorm:
             f"'{system.name}' is a batch of shape {tuple(system.batch_shape)}; needed: one system.",
             cure="Measure the systems of a batch one by one.",
         )
-    original = system
-    system = _for_gains(system)
-    omega = _first_grid(system, whole_circle=_is_complex(original))
-    gains = _gains(system, omega)
-    noise = (
-        torch.finfo(torch.float64).eps * _terms(system, _resolvent(system, omega)).max() if system.is_diagonal else 0
-    )
-    settled = 0
+    modes = diagonal_if_accurate(system)  # a resolvent costs N operations instead of N^3
+    gains_of, is_rough = Gains(modes, _STEPS_ROUGH if rtol >= _ROUGH else _STEPS), rtol >= _ROUGH
+    omega = _first_grid(modes, whole_circle=_is_complex(system), is_rough=is_rough)
+    gains, vectors = gains_of.survey(omega)
+    noise = _rounding(modes)
     for _ in range(40):
-        before = gains.max()
-        finer = _between_peaks(omega, gains)
-        omega, index = torch.cat([omega, finer]).sort()
-        gains = torch.cat([gains, _gains(system, finer)])[index]
-        # Once can be chance: the highest point was nearer to the peak than any of the new ones.
-        settled = settled + 1 if gains.max() - before <= rtol * gains.max() + noise else 0
-        if settled == 2:
+        peaks = _unsettled(omega, gains, rtol, noise)[: 4 if is_rough else 8]
+        if not len(peaks):
             break
+        finer = _beside(omega, peaks, 3 if is_rough else 5)
+        beside = peaks.repeat_interleave(len(finer) // len(peaks))
+        new, ends = gains_of.measure(finer, None if vectors is None else vectors[:, beside])
+        omega, index = torch.cat([omega, finer]).sort()
+        gains = torch.cat([gains, new])[index]
+        vectors = None if vectors is None else torch.cat([vectors, ends], 1)[:, index]
     peak = int(gains.argmax())
-    return HinfNorm(float(gains[peak]), float(omega[peak]), original)
+    return HinfNorm(float(gains[peak]), float(omega[peak]), system)
 
 
 def _is_complex(system: LinearSystem) -> bool:
     return not system.real_part and system.A.is_complex()
 
 
-def _for_gains(system: LinearSystem) -> LinearSystem:
-    """Complex, and diagonal where that is accurate: a resolvent costs N operations instead of N^3."""
-    system = diagonal_if_accurate(system.augmented())
-    return LinearSystem(system.A.to(torch.complex128), system.B, system.C, system.D, system.log_poles, name=system.name)
-
-
-def _first_grid(system: LinearSystem, whole_circle: bool) -> Tensor:
-    uniform = torch.linspace(-torch.pi if whole_circle else 0.0, torch.pi, _UNIFORM, dtype=torch.float64)
+def _first_grid(system: LinearSystem, whole_circle: bool, is_rough: bool) -> Tensor:
+    """Uniform points, and three at every pole; where they are crowded beyond a pole's bandwidth, only some of them."""
+    count = _UNIFORM_ROUGH if is_rough else _UNIFORM
+    uniform = torch.linspace(-torch.pi if whole_circle else 0.0, torch.pi, count, dtype=torch.float64)
     logs = system.log_poles if system.is_diagonal else log_of_poles(system.poles)
     width = -torch.expm1(logs.real)
     offsets = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
@@ -138,79 +127,54 @@ def _first_grid(system: LinearSystem, whole_circle: bool) -> Tensor:
     near = near - 2 * torch.pi * torch.round(near / (2 * torch.pi))
     if not whole_circle:  # a real system has the same gain at -omega
         near = near.abs()
-    return torch.cat([uniform, near]).sort()[0]
+    omega, index = torch.cat([uniform, near]).sort()
+    scale = torch.cat([torch.full_like(uniform, torch.pi / count), width.repeat_interleave(3)])[index]
+    return _thinned(omega, scale * (_CROWDED if is_rough else 0.0))
 
 
-def _between_peaks(omega: Tensor, gains: Tensor, peaks: int = 8, points: int = 9) -> Tensor:
-    """New frequencies in the two intervals beside each of the highest local maxima."""
-    padded = torch.nn.functional.pad(gains, (1, 1), value=-1.0)
-    is_peak = (gains >= padded[:-2]) & (gains >= padded[2:])
-    best = torch.where(is_peak, gains, -1.0).topk(min(peaks, len(gains))).indices
-    left, right = omega[(best - 1).clamp(min=0)], omega[(best + 1).clamp(max=len(omega) - 1)]
-    inside = torch.linspace(0, 1, points + 2, dtype=torch.float64)[1:-1]
-    return (left[:, None] + (right - left)[:, None] * inside).flatten()
+def _thinned(omega: Tensor, room: Tensor) -> Tensor:
+    """Ascending frequencies without those that are nearer to the one before than the room they ask for."""
+    kept, last = [], -torch.inf
+    for frequency, wanted in zip(omega.tolist(), room.tolist(), strict=True):
+        if frequency - last > wanted:
+            kept.append(frequency)
+            last = frequency
+    return torch.tensor(kept, dtype=torch.float64)
 
 
-def _gains(system: LinearSystem, omega: Tensor) -> Tensor:
-    """``||G(exp(i omega))||_2``, shape ``(M,)``; 0 where the Frobenius norm rules out a maximum."""
-    if not system.is_diagonal:
-        parts = omega.split(max(1, _CHUNK_ENTRIES // system.order**2))
-        return torch.cat([_gain_by_svd(system, part) for part in parts])
-    many_channels = min(system.n_inputs, system.n_outputs) > _EXACT_SVD
-    measure, rounds = (_gain_by_iteration, 2) if many_channels else (_gain_by_svd, 8)
-    ceiling = _ceilings(system, omega)
-    gains = torch.zeros_like(omega)
-    for part in ceiling.argsort(descending=True).split(_SCREENED)[:rounds]:
-        part = part[ceiling[part] > gains.max()]
-        if not len(part):
-            break
-        gains[part] = measure(system, omega[part])
-    return gains
+def _unsettled(omega: Tensor, gains: Tensor, rtol: float, noise: float) -> Tensor:
+    """Local maxima that may rise between grid points above the highest point, the most promising first.
 
-
-def _gain_by_svd(system: LinearSystem, omega: Tensor) -> Tensor:
-    return torch.linalg.svdvals(frequency_response(system, omega))[..., 0]
-
-
-def _ceilings(system: LinearSystem, omega: Tensor) -> Tensor:
-    """Frobenius norms, rounded up by what rounding may have taken: no gain is larger.
-
-    ``||G||_F^2 = w* ((B B*) o (C* C)^T) w + 2 Re tr(D* C diag(w) B) + ||D||_F^2`` with ``w`` the resolvent. For the
-    difference of two nearly equal systems the terms cancel, and what is left of them is rounding.
+    What is feared is twice as much as the parabola through a maximum and its neighbours rises, and something for
+    neighbours far below, which say little.
     """
-    w = _resolvent(system, omega)
-    B, C, D = system.B, system.C, system.D
-    coupling = (B @ B.mH) * (C.mH @ C).mT
-    quadratic = ((w @ coupling) * w.conj()).sum(-1).real
-    linear = w @ ((B @ D.mH) * C.mT).sum(-1)
-    rounding = 8 * system.order * torch.finfo(torch.float64).eps * _terms(system, w).square()
-    return ((quadratic + 2 * linear.real + D.abs().square().sum()).clamp(min=0) + rounding).sqrt()
+    gap = omega.diff().clamp(min=torch.finfo(torch.float64).tiny)
+    gap_left, gap_right = torch.cat([gap[:1], gap]), torch.cat([gap, gap[-1:]])
+    left, right = torch.cat([gains[1:2], gains[:-1]]), torch.cat([gains[1:], gains[-2:-1]])
+    rise, fall = (gains - left) / gap_left, (gains - right) / gap_right
+    slope, bend = (rise * gap_right - fall * gap_left) / (gap_left + gap_right), (rise + fall) / (gap_left + gap_right)
+    above = torch.where(bend > 0, slope.square() / (4 * bend), 0.0)
+    hopes = gains + 2 * above + (2 * gains - left - right) / 16
+    hopes = torch.where((gains >= left) & (gains >= right), hopes, 0.0)
+    order = hopes.argsort(descending=True, stable=True)
+    return order[hopes[order] > gains.max() * (1 + rtol) + noise]
 
 
-def _terms(system: LinearSystem, w: Tensor) -> Tensor:
-    """``sum_i |w_i| ||b_i|| ||c_i|| + ||D||_F``: what gains are added up from, and their rounding is relative to."""
+def _beside(omega: Tensor, peaks: Tensor, points: int) -> Tensor:
+    """New frequencies in the two intervals beside each of the points with indices `peaks`."""
+    left, middle, right = omega[(peaks - 1).clamp(min=0)], omega[peaks], omega[(peaks + 1).clamp(max=len(omega) - 1)]
+    inside = torch.linspace(0, 1, points + 2, dtype=torch.float64)[1:-1]
+    sides = [start[:, None] + (end - start)[:, None] * inside for start, end in ((left, middle), (middle, right))]
+    return torch.cat(sides, 1).flatten()
+
+
+def _rounding(system: LinearSystem) -> float:
+    """How far rounding can move a gain: relative to ``sum_i |w_i| ||b_i|| ||c_i|| + ||D||_F``, what it is added up from."""
+    if not system.is_diagonal:
+        return 0.0
     b, c = system.B.abs().square().sum(-1).sqrt(), system.C.abs().square().sum(-2).sqrt()
-    return w.abs() @ (b * c) + system.D.abs().square().sum().sqrt()
-
-
-def _gain_by_iteration(system: LinearSystem, omega: Tensor) -> Tensor:
-    """The largest singular value by block power iteration on the factors: never forms G, never overestimates."""
-    weights = _resolvent(system, omega).mT[..., None]  # (N, M, 1)
-    B, C, D = system.B, system.C, system.D.to(system.B.dtype)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(system.n_inputs, 1, 4, dtype=torch.complex128, generator=generator).expand(-1, len(omega), -1)
-    gain = torch.zeros_like(omega)
-    for _ in range(_ITERATIONS):
-        x = torch.linalg.qr(x.transpose(0, 1))[0].transpose(0, 1)
-        y = _times(C, weights * _times(B, x)) + _times(D, x)
-        gain = torch.linalg.svdvals(y.transpose(0, 1))[..., 0]
-        x = _times(B.mH, weights.conj() * _times(C.mH, y)) + _times(D.mH, y)
-    return gain
-
-
-def _times(matrix: Tensor, blocks: Tensor) -> Tensor:
-    """`matrix` times blocks of vectors (H, M, k), as one matrix product."""
-    return (matrix @ blocks.flatten(1)).unflatten(1, blocks.shape[1:])
+    largest = 1 / -torch.expm1(system.log_poles.real)
+    return float(torch.finfo(torch.float64).eps * ((b * c * largest).sum() + torch.linalg.matrix_norm(system.D)))
 
 
 def h2_norm(system: LinearSystem, route: Route | None = None) -> Tensor:
@@ -228,6 +192,30 @@ def h2_norm(system: LinearSystem, route: Route | None = None) -> Tensor:
     first = C @ B + (system.D.real if system.real_part else system.D)
     later = F.mH @ system.times_A(B).to(F.dtype)
     return (first.abs().square().sum((-2, -1)) + later.abs().square().sum((-2, -1))).sqrt()
+
+
+def h2_distance(fom: LinearSystem, rom: LinearSystem, energy: float) -> float:
+    """``||fom - rom||_2`` of two single diagonal systems, given ``energy = ||F_o* B||_F^2`` of the first.
+
+    From the energies and the inner product, sums over pairs of modes, which is far cheaper than a factor of the
+    difference system; where they cancel to less than six digits, and with different feed-through, from that factor.
+    """
+    if torch.equal(fom.D, rom.D) and fom.is_diagonal and rom.is_diagonal and fom.real_part == rom.real_part:
+        square = energy - 2 * _inner_product(fom, rom) + _inner_product(rom, rom)
+        if square > _CANCELLED * energy:
+            return float(square**0.5)
+    return float(h2_norm(fom - rom))
+
+
+def _inner_product(one: LinearSystem, two: LinearSystem) -> float:
+    """``sum_k <C1 A1^k B1, C2 A2^k B2>``, real part."""
+    left, right = one.log_poles[:, None], two.log_poles[None, :]
+    weights = (one.B @ two.B.mH) * (two.C.mH @ one.C).mT
+    total = (weights / one_minus_products(left, right.conj())).sum().real
+    if one.real_part:
+        mirrored = (one.B @ two.B.mT) * (two.C.mT @ one.C).mT
+        total = (total + (mirrored / one_minus_products(left, right)).sum().real) / 2
+    return float(total)
 
 
 def impulse_response(system: LinearSystem, length: int) -> Tensor:

@@ -39,14 +39,8 @@ def _exact_square(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _expm1_of_sum(left: Tensor, right: Tensor) -> Tensor:
-    """``exp(left + right) - 1`` where the sum has a non-positive or small real part, without cancellation.
-
-    Whole turns are taken out before the angles are added, half a turn from each: two angles near pi (poles near -1)
-    have a sum near 2 pi, which has no digits left for the difference.
-    """
-    growth = left.real + right.real
-    turns = torch.round((left.imag + right.imag) / (2 * torch.pi))
-    angle = (left.imag - turns * torch.pi) + (right.imag - turns * torch.pi) - 2 * turns * _PI_REST
+    """``exp(left + right) - 1`` where the sum has a non-positive or small real part, without cancellation."""
+    growth, angle = left.real + right.real, _reduced_angle(left.imag, right.imag)
     cosine_minus_one = -2 * torch.sin(angle / 2) ** 2
     return torch.complex(
         torch.expm1(growth) * torch.cos(angle) + cosine_minus_one, torch.exp(growth) * torch.sin(angle)
@@ -54,8 +48,26 @@ def _expm1_of_sum(left: Tensor, right: Tensor) -> Tensor:
 
 
 def one_minus_products(left: Tensor, right: Tensor) -> Tensor:
-    """``1 - exp(left + right)``, complex128: from logarithms, so that it is exact where the product is near 1."""
-    return -_expm1_of_sum(left, right)
+    """``1 - exp(left + right)``, complex128: from logarithms, so that it is exact where the product is near 1.
+
+    Real parts must not be positive: then nothing cancels in ``expm1(a + b) = expm1(a) + exp(a) expm1(b)``, and the
+    exponentials, which broadcasting has not multiplied yet, are few.
+    """
+    size, less = left.real.exp(), torch.expm1(left.real)
+    size, less = size * right.real.exp(), less + size * torch.expm1(right.real)
+    half = _reduced_angle(left.imag, right.imag) / 2
+    sine = half.sin()
+    scaled = 2 * size * sine
+    return torch.complex(scaled * sine - less, -scaled * half.cos())
+
+
+def _reduced_angle(left: Tensor, right: Tensor) -> Tensor:
+    """``left + right`` without whole turns, half a turn taken from each before they are added.
+
+    Two angles near pi (poles near -1) have a sum near 2 pi, which has no digits left for the difference.
+    """
+    turns = torch.round((left + right) / (2 * torch.pi))
+    return (left - turns * torch.pi) + (right - turns * torch.pi) - 2 * turns * _PI_REST
 
 
 def pole_differences(logs: Tensor, log_pivot: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from gramian.errors import GramianError, ShapeError, did_you_mean
-from gramian.systems.gramians import Route, equilibrated
+from gramian.systems.balancing import Balancing, balancing
+from gramian.systems.gramians import Route, accurate
 from gramian.systems.hankel import check_rank
 from gramian.systems.linear_system import LinearSystem
 
@@ -27,13 +28,12 @@ __all__ = [
     "SingularPerturbation",
     "balanced",
     "modal",
+    "project_with",
     "random",
     "selected",
     "singular_perturbation",
+    "takes_a_basis",
 ]
-
-_NUMERICAL_ZERO = 1e-13  # relative to the largest Hankel singular value: below it, directions are rounding noise
-_ROUNDING = 1e-15  # relative to the terms of F_o* F_c: where they cancel, even the largest value is rounding noise
 
 
 class Reducer(Protocol):
@@ -87,11 +87,15 @@ class Projection:
                 f"the projection is made for order {self.V.shape[-2]}, '{system.name}' has order {system.order}.",
                 cure="Choose the projection from the system that it is applied to.",
             )
+        D = system.D.real if system.real_part else system.D
+        return LinearSystem(*self.reduced(system), D, name=f"{system.name} reduced")
+
+    def reduced(self, system: LinearSystem) -> tuple[Tensor, Tensor, Tensor]:
+        """``W* A V``, ``W* B`` and ``C V`` alone, which nobody has looked at yet."""
         B, C = system.input_output_matrices()
         AV = system.times_A(self.V)
         W, V = self.W.mH.to(AV.dtype), self.V.to(AV.dtype)
-        D = system.D.real if system.real_part else system.D
-        return LinearSystem(W @ AV, W @ B.to(AV.dtype), C.to(AV.dtype) @ V, D, name=f"{system.name} reduced")
+        return W @ AV, W @ B.to(AV.dtype), C.to(AV.dtype) @ V
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,11 @@ class Keep:
             )
 
     def __call__(self, system: LinearSystem, rank: int) -> Projection:
-        return balanced(system, rank, order=self._order)
+        return self.of(balancing(system), rank)
+
+    def of(self, balanced: Balancing, rank: int) -> Projection:
+        """The same projection of a system that has been balanced already."""
+        return _truncated(balanced, rank, self._order)
 
     def _order(self, n: int) -> Tensor:
         if self.which == "largest":
@@ -124,13 +132,12 @@ class Keep:
 
 
 def balanced(
-    system: LinearSystem, rank: int, *, order: Callable[[int], Tensor] | None = None, route: Route = equilibrated
+    system: LinearSystem, rank: int, *, order: Callable[[int], Tensor] | None = None, route: Route = accurate
 ) -> Projection:
     """Square-root balanced truncation: keep the `rank` states with the largest Hankel singular values.
 
-    With ``P = F_c F_c*``, ``Q = F_o F_o*`` and the SVD ``F_o* F_c = U sigma X*``, take ``V = F_c X sigma^(-1/2)`` and
-    ``W = F_o U sigma^(-1/2)`` (the square-root method; MathWorks' page of ``balancmr``). The result is stable,
-    and ``sigma_{r+1} <= ||G - G_r||_inf <= 2 (sigma_{r+1} + ...)``.
+    The result is stable, and ``sigma_{r+1} <= ||G - G_r||_inf <= 2 (sigma_{r+1} + ...)``; see
+    `gramian.systems.balancing` for the route.
 
     Returns
     -------
@@ -139,22 +146,28 @@ def balanced(
         ``1e-13`` of the largest contribute nothing and are dropped, and so are those that are rounding noise of the
         terms ``(P_ii Q_ii)^(1/2)`` which the values are made of.
     """
-    check_rank(rank, system.order)
-    factors = route(system).real() if system.real_part else route(system)
-    F_c, F_o = factors.controllability, factors.observability
-    U, sigma, Xh = torch.linalg.svd(F_o.mH @ F_c, full_matrices=False)
-    sigma, n = sigma[..., : system.order], system.order
-    terms = (F_o.abs().square().sum(-1) * F_c.abs().square().sum(-1)).sqrt().sum(-1)  # sum_i (P_ii Q_ii)^(1/2)
-    significant = sigma > torch.maximum(_NUMERICAL_ZERO * sigma[..., 0], _ROUNDING * terms)[..., None]
-    numerical_order = max(1, int(significant.sum(-1).max()))
-    sequence = torch.arange(numerical_order) if order is None else order(numerical_order)
-    kept = sequence[: min(rank, numerical_order)]
-    # In a batch, systems of lower order get zero columns: a dead state, which changes nothing.
-    scale = torch.where(significant, sigma, torch.inf).rsqrt()[..., None, kept]
-    V, W = F_c @ Xh.mH[..., kept] * scale, F_o @ U[..., kept] * scale
-    padded = torch.nn.functional.pad(sigma, (0, n - sigma.shape[-1]))
-    rest = torch.arange(numerical_order, n)
-    return Projection(V, W, padded[..., torch.cat([sequence, rest])])
+    return _truncated(balancing(system, route), rank, torch.arange if order is None else order)
+
+
+def _truncated(basis: Balancing, rank: int, order: Callable[[int], Tensor]) -> Projection:
+    n = basis.system.order
+    check_rank(rank, n)
+    numerical_order = max(1, int(basis.significant.sum(-1).max()))
+    sequence = order(numerical_order)
+    V, W = basis.directions(sequence[: min(rank, numerical_order)])
+    return Projection(V, W, basis.hsv[..., torch.cat([sequence, torch.arange(numerical_order, n)])])
+
+
+def takes_a_basis(choose: Choice) -> bool:
+    """Whether `choose` is a choice of balanced states, so that a basis can serve it."""
+    return choose is balanced or isinstance(choose, Keep)
+
+
+def project_with(choose: Choice, system: LinearSystem, rank: int, basis: Balancing | None) -> Projection:
+    """``choose(system, rank)``, for choices of balanced states from the `basis` that is there already."""
+    if basis is not None and isinstance(choose, Keep):
+        return choose.of(basis, rank)
+    return _truncated(basis, rank, torch.arange) if basis is not None and choose is balanced else choose(system, rank)
 
 
 def modal(system: LinearSystem, rank: int) -> Projection:

@@ -1,0 +1,158 @@
+"""The layer in compiled loops that never store a state: `gramian.kernels.direct_native` as an operator.
+
+Fastest for few states and channels, and at its best when the batch fills the lanes of a vector (16 sequences in float32).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gramian.kernels.direct_native import BLOCK, backward_entry, forward_entry
+from gramian.kernels.native import launch
+
+__all__ = ["diagonal_ssm_direct"]
+
+_BYTES = 64  # of a vector
+
+
+def diagonal_ssm_direct(
+    u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The recurrence on CPU tensors, for complex numbers as pairs.
+
+    Parameters
+    ----------
+    u
+        ``(batch, L, H)``, with ``L >= 1``; as many inputs as outputs.
+    poles
+        ``(N, 2)``.
+    B, C
+        ``(H, N, 2)``.
+    D
+        ``(H,)``.
+    state
+        ``(batch, N, 2)``.
+
+    Returns
+    -------
+    y, state
+        ``(batch, L, H)`` and ``(batch, N, 2)``.
+    """
+    D = u.new_zeros(u.shape[2]) if D is None else D
+    y, final, _ = _direct(u, poles, B, C, D, state)
+    return y, final
+
+
+class _Sizes:
+    """Padded sizes, and how many tiles and blocks there are."""
+
+    def __init__(self, u: Tensor, poles: Tensor) -> None:
+        self.batch, self.length, self.channels = u.shape
+        self.lanes = _BYTES // u.element_size()
+        self.tiles = -(-self.batch // self.lanes)
+        self.padded = -(-self.channels // 4) * 4
+        self.rows = -(-poles.shape[0] // 2) * 4
+        self.blocks = -(-self.length // BLOCK)
+
+    @property
+    def head(self) -> tuple[int, ...]:
+        """The sizes that a task wants first."""
+        return self.batch, self.length, self.channels, self.padded, self.rows, self.blocks
+
+    def coefficients(self, m: Tensor) -> Tensor:
+        """``(H, N, 2)`` as ``(rows, padded channels)``."""
+        flat = m.flatten(1).mT
+        return pad(flat, (0, self.padded - self.channels, 0, self.rows - flat.shape[0])).contiguous()
+
+    def to_lanes(self, state: Tensor) -> Tensor:
+        """``(batch, N, 2)`` as ``(tiles, rows * lanes)``."""
+        flat = state.flatten(1)
+        flat = pad(flat, (0, self.rows - flat.shape[1], 0, self.tiles * self.lanes - self.batch))
+        return flat.reshape(self.tiles, self.lanes, self.rows).mT.reshape(self.tiles, -1)
+
+    def from_lanes(self, values: Tensor, order: int) -> Tensor:
+        """The reverse of `to_lanes`."""
+        flat = values.reshape(self.tiles, self.rows, self.lanes).mT.reshape(-1, self.rows)
+        return flat[: self.batch, : 2 * order].reshape(self.batch, order, 2).clone()
+
+
+def _signed(C: Tensor) -> Tensor:
+    """``y = C_re x_re - C_im x_im``."""
+    return C * torch.tensor([1.0, -1.0], dtype=C.dtype)
+
+
+@torch.library.custom_op("gramian::diagonal_ssm_direct", mutates_args=(), device_types="cpu")
+def _direct(u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, final state, and the states at block boundaries for the backward pass."""
+    sizes, u = _Sizes(u, poles), u.contiguous()
+    y = torch.empty_like(u)
+    boundary = u.new_empty(sizes.tiles, sizes.blocks + 1, sizes.rows * sizes.lanes)
+    boundary[:, 0] = sizes.to_lanes(state)
+    panels = u.new_zeros(sizes.tiles, 2, BLOCK * sizes.padded * sizes.lanes)
+    rows = u.new_empty(sizes.tiles, 4 * BLOCK * sizes.lanes)
+    flat = pad(poles.flatten(), (0, sizes.rows - poles.numel()))
+    D = pad(D, (0, sizes.padded - sizes.channels)).contiguous()
+    coefficients = sizes.coefficients(B), sizes.coefficients(_signed(C))
+    launch(forward_entry, sizes.tiles, u.dtype, *sizes.head, u, y, flat, *coefficients, D, boundary, panels, rows)
+    return y, sizes.from_lanes(boundary[:, -1], len(poles)), boundary
+
+
+@_direct.register_fake
+def _(u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    sizes = _Sizes(u, poles)
+    boundary = u.new_empty(sizes.tiles, sizes.blocks + 1, sizes.rows * sizes.lanes)
+    return u.new_empty(u.shape), u.new_empty(u.shape[0], *poles.shape), boundary
+
+
+@torch.library.custom_op("gramian::diagonal_ssm_direct_backward", mutates_args=(), device_types="cpu")
+def _direct_backward(
+    g: Tensor, g_final: Tensor, u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, boundary: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    sizes, u, g = _Sizes(u, poles), u.contiguous(), g.contiguous()
+    size, R, W = sizes.padded * sizes.lanes, sizes.rows, sizes.lanes
+    g_u = torch.empty_like(u)
+    adjoint = sizes.to_lanes(g_final).contiguous()
+    panels = u.new_zeros(sizes.tiles, 3, BLOCK * size)
+    rows = u.new_empty(sizes.tiles, 3, 4 * BLOCK * W)
+    sums = u.new_zeros(sizes.tiles, (2 * R + 1) * size + R * W)
+    flat = pad(poles.flatten(), (0, R - poles.numel()))
+    D = pad(D, (0, sizes.padded - sizes.channels)).contiguous()
+    coefficients = sizes.coefficients(B), sizes.coefficients(_signed(C))
+    tensors = (u, g, g_u, flat, *coefficients, D, boundary, adjoint, panels, rows, sums)
+    launch(backward_entry, sizes.tiles, u.dtype, *sizes.head, *tensors)
+    N, H, order = poles.shape[0], sizes.channels, sizes.padded
+    sums = sums.reshape(sizes.tiles, -1, W).sum((0, 2))
+    g_B, g_C, g_D, g_poles = sums.split([R * order, R * order, order, R])
+    g_B, g_C = (m.reshape(R, order)[: 2 * N, :H].mT.reshape(H, N, 2) for m in (g_B, g_C))
+    g_state = sizes.from_lanes(adjoint, N)
+    return g_u, g_poles[: 2 * N].reshape(N, 2).clone(), g_B.contiguous(), _signed(g_C), g_D[:H].clone(), g_state
+
+
+@_direct_backward.register_fake
+def _(
+    g: Tensor, g_final: Tensor, u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, boundary: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return (
+        u.new_empty(u.shape),
+        u.new_empty(poles.shape),
+        u.new_empty(B.shape),
+        u.new_empty(C.shape),
+        u.new_empty(D.shape),
+        u.new_empty(g_final.shape),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[2])
+    ctx.save_for_backward(*inputs[:5], output[2])
+
+
+def _differentiate(ctx: Any, g: Tensor, g_final: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+    return _direct_backward(g, g_final, *ctx.saved_tensors)
+
+
+_direct.register_autograd(_differentiate, setup_context=_save)

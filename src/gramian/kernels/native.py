@@ -1,0 +1,192 @@
+"""Compiled loops on torch's own threads: numba makes the machine code, torch's OpenMP pool runs it.
+
+A *task* is a numba function ``task(index, args, real)`` that does one independent part of the work, for instance one
+sequence of a batch. `launch` runs tasks ``0 .. tasks - 1`` on as many threads as torch is set to use, so there is one
+pool and one setting, ``torch.set_num_threads``. A second pool beside it would make both spin on the same cores.
+
+Arguments reach a task as one array of 64-bit integers: sizes as they are, tensors as addresses, numbers through `bits`.
+Inside, ``array(args[k], shape, real)`` is the tensor again. A task that is shared by threads in any order must give
+the same bits, so a task writes only what is its own, and sums over tasks are made afterwards, in order.
+
+The *entry* of a kernel, ``@entry def name(data): run(task, data)``, is compiled for float32 and float64 when it is
+first launched, and cached on disk beside the source (or in numba's cache directory, if that cannot be written to).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+__all__ = ["HEAD", "Entry", "array", "bits", "compiled", "entry", "launch", "run"]
+
+HEAD = 3  # integers before a task's own arguments: address of the task counter, number of tasks, bytes of a real
+_ARGUMENTS = 61  # at most, of a task's own
+
+# Fused multiply-adds and reciprocals are welcome. Sums keep their order: reassociation breaks the polynomials of exp
+# and makes results depend on how a loop was vectorised. NaN and infinity keep their meaning.
+compiled = numba.njit(error_model="numpy", fastmath={"contract", "arcp", "nsz"})
+
+
+@intrinsic
+def _pointer(context: Any, address: Any, like: Any) -> Any:
+    result = types.CPointer(like)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(result))
+
+    return result(types.int64, like), codegen
+
+
+@intrinsic
+def _next_task(context: Any, counter: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(types.int64), codegen
+
+
+_HAS_MXCSR = platform.machine().lower() in ("x86_64", "amd64")
+_FLUSH = 0x8040  # flush results, and take inputs, that are subnormal for zero: they cost a hundred cycles each
+
+
+@intrinsic
+def _float_mode(context: Any) -> Any:
+    """The processor's floating-point control word."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        slot = builder.alloca(ir.IntType(32))
+        if not _HAS_MXCSR:
+            return ir.Constant(ir.IntType(32), 0)
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+        store = builder.module.declare_intrinsic("llvm.x86.sse.stmxcsr", fnty=kind)
+        builder.call(store, [builder.bitcast(slot, ir.IntType(8).as_pointer())])
+        return builder.load(slot)
+
+    return types.int32(), codegen
+
+
+@intrinsic
+def _set_float_mode(context: Any, mode: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if _HAS_MXCSR:
+            slot = builder.alloca(ir.IntType(32))
+            builder.store(args[0], slot)
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+            load = builder.module.declare_intrinsic("llvm.x86.sse.ldmxcsr", fnty=kind)
+            builder.call(load, [builder.bitcast(slot, ir.IntType(8).as_pointer())])
+        return context.get_dummy_value()
+
+    return types.void(types.int32), codegen
+
+
+@compiled
+def array(address, shape, real):  # type: ignore[no-untyped-def]
+    """The contiguous array of `shape` at an address, of the type of the number `real`."""
+    return carray(_pointer(address, real), shape)
+
+
+# Inlined, so that no trace of `task` as a value is left in the machine code: that would keep it out of the cache.
+@numba.njit(error_model="numpy", inline="always")
+def run(task, data):  # type: ignore[no-untyped-def]
+    """Take tasks off the common counter until none is left."""
+    head = carray(data, HEAD, np.int64)
+    args = carray(data, HEAD + _ARGUMENTS, np.int64)[HEAD:]
+    mode = _float_mode()
+    _set_float_mode(mode | np.int32(_FLUSH))
+    while True:
+        index = _next_task(head[0])
+        if index >= head[1]:
+            break
+        if head[2] == 4:
+            task(index, args, np.float32(0))
+        else:
+            task(index, args, np.float64(0))
+    _set_float_mode(mode)
+
+
+class Entry:
+    """A kernel as C can call it; compiled, or read from the cache, at the first use of `address`."""
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self._function = function
+        self.__name__ = function.__name__
+        self.__doc__ = function.__doc__
+        self._native: Any = None
+
+    @property
+    def native(self) -> Any:
+        """numba's callback object."""
+        if self._native is None:
+            signature = types.void(types.voidptr)
+            try:
+                self._native = numba.cfunc(signature, cache=True)(self._function)
+            except RuntimeError:  # no folder that could hold a cache
+                self._native = numba.cfunc(signature)(self._function)
+        return self._native
+
+
+def entry(function: Callable[[Any], None]) -> Entry:
+    """The decorator of ``def name(data): run(task, data)``."""
+    return Entry(function)
+
+
+def bits(number: float) -> int:
+    """A float64 as the integer that has its bits; in a task, ``number(args[k])`` reads it back."""
+    return int(struct.unpack("q", struct.pack("d", number))[0])
+
+
+@cache
+def _openmp() -> Callable[[int, int, int, int], None] | None:
+    """``GOMP_parallel`` of the OpenMP library that torch computes with; None where torch brings none (macOS)."""
+    for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
+        function = ctypes.CDLL(str(path)).GOMP_parallel
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        function.restype = None
+        return function  # type: ignore[no-any-return]
+    return None
+
+
+def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: int | Tensor) -> None:
+    """Run ``task(0) ... task(tasks - 1)`` of `kernel` on at most ``torch.get_num_threads()`` threads.
+
+    Parameters
+    ----------
+    tasks
+        How many.
+    dtype
+        float32 or float64 (or the complex type made of it): the type `real` of the task.
+    args
+        Sizes, `bits` of numbers, and tensors. Tensors must be on the CPU and contiguous; the caller keeps them alive.
+    """
+    assert len(args) <= _ARGUMENTS
+    assert all(not isinstance(t, Tensor) or (t.is_contiguous() and t.device.type == "cpu") for t in args)
+    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in args]
+    size = 4 if dtype in (torch.float32, torch.complex64) else 8
+    data = (ctypes.c_int64 * (HEAD + _ARGUMENTS + 1))(0, tasks, size, *values)
+    address = ctypes.addressof(data)
+    data[0] = address + 8 * (HEAD + _ARGUMENTS)  # the counter is the last integer, and starts at zero
+    workers = min(tasks, torch.get_num_threads())
+    native = kernel.native
+    if workers <= 1:
+        native.ctypes(address)
+    elif (parallel := _openmp()) is not None:
+        parallel(native.address, address, workers, 0)
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            for done in [pool.submit(native.ctypes, address) for _ in range(workers)]:
+                done.result()

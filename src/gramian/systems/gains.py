@@ -1,0 +1,208 @@
+"""Gains of a system at many frequencies, by whichever way is cheap: the workshop behind `hinf_norm`.
+
+Few channels: one matrix product makes the responses at all frequencies, their Frobenius norms say where a maximum can
+be, and singular values are computed only there. Many channels: nothing of size ``H x H`` is formed; a few
+steps of Golub-Kahan bidiagonalisation, for all frequencies at once and in single precision, say where to look, and more
+of them, in double precision from where the first ones ended, how large the gain is. What a system without modes needs
+is a linear solve for each frequency.
+
+Resolvents come from logarithms of the poles, so they are exact next to a pole on the circle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gramian.systems.linear_system import LinearSystem
+from gramian.systems.precise import one_minus_products
+
+__all__ = ["Gains", "resolvent", "response_of_modes"]
+
+_CHUNK_ENTRIES = 2**22  # complex numbers held at once
+_DIRECT = 1024  # up to this many entries of a response it is formed
+_FIRST, _MORE = 8, 64  # singular values computed at a time, the most promising frequencies first
+_FOLLOWED = 16  # of many channels: frequencies looked at in double precision
+
+
+def resolvent(logs: Tensor, omega: Tensor) -> Tensor:
+    """``1 / (1 - exp(-i omega) exp(log))`` for logs (..., n) and frequencies (M,): complex128, ``(..., M, n)``."""
+    return one_minus_products(logs[..., None, :], -1j * omega.to(torch.float64)[:, None]).reciprocal()
+
+
+def response_of_modes(system: LinearSystem, omega: Tensor) -> Tensor:
+    """``C diag(w) B + D`` of a diagonal system that is not a real part, shape ``(..., M, H_out, H_in)``."""
+    B, C, D = (t.to(torch.complex128) for t in (system.B, system.C, system.D))
+    weights = resolvent(system.log_poles, omega)
+    return (C[..., None, :, :] * weights[..., None, :]) @ B[..., None, :, :] + D[..., None, :, :]
+
+
+@dataclass(frozen=True, eq=False)
+class _Operator:
+    """``G(omega)`` of one diagonal system as a product of thin matrices, in `dtype` (complex).
+
+    A real-part system is taken in the coordinates ``(Re x, Im x)``, where B and C are real and the resolvent has the
+    blocks ``[[p, -s], [s, p]]``: half the work of modes and their conjugates.
+    """
+
+    system: LinearSystem
+    dtype: torch.dtype
+
+    def weights(self, omega: Tensor) -> tuple[Tensor, ...]:
+        """``(w,)``, or ``(p, s)`` of a real-part system; each ``(n, M, 1)``."""
+        logs = self.system.log_poles
+        w = resolvent(logs, omega)
+        if not self.system.real_part:
+            return (w.mT[..., None].to(self.dtype),)
+        mirrored = resolvent(logs.conj(), omega)
+        p, s = (w + mirrored) / 2, (w - mirrored) / 2j
+        return p.mT[..., None].to(self.dtype), s.mT[..., None].to(self.dtype)
+
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
+        """B, C and D, real where the system is a real part."""
+        B, C = self.system.input_output_matrices()
+        D, real_part = self.system.D, self.system.real_part
+        kind = self.dtype.to_real() if real_part else self.dtype
+        return B.to(kind), C.to(kind), (D.real if real_part else D).to(kind)
+
+
+def _times(matrix: Tensor, X: Tensor) -> Tensor:
+    """`matrix` times blocks of vectors (H, M, k), as one matrix product, real where the matrix is."""
+    if matrix.is_complex():
+        return (matrix @ X.flatten(1)).unflatten(1, X.shape[1:])
+    return torch.view_as_complex((matrix @ torch.view_as_real(X).flatten(1)).unflatten(1, (*X.shape[1:], 2)))
+
+
+def _weigh(weights: tuple[Tensor, ...], X: Tensor, adjoint: bool) -> Tensor:
+    if len(weights) == 1:
+        return X * (weights[0].conj() if adjoint else weights[0])
+    p, s = (w.conj() for w in weights) if adjoint else weights
+    upper, lower = X.chunk(2)
+    mixed = torch.cat([p * upper + s * lower, p * lower - s * upper]) if adjoint else None
+    return torch.cat([p * upper - s * lower, s * upper + p * lower]) if mixed is None else mixed
+
+
+class Gains:
+    """``||G(exp(i omega))||_2`` of one system at many frequencies.
+
+    Parameters
+    ----------
+    system
+        One system.
+    steps
+        How many steps a bidiagonalisation makes where a gain is not found by an SVD; the error is below it, about
+        ``(ln H / steps)^2`` at worst.
+    """
+
+    def __init__(self, system: LinearSystem, steps: int) -> None:
+        self.system, self.steps = system, min(steps, system.n_inputs, system.n_outputs)
+        self.is_direct = not system.is_diagonal or system.n_inputs * system.n_outputs <= _DIRECT
+
+    def survey(self, omega: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gains on a grid; below the true ones, or 0, where there can be no maximum. And where vectors ended."""
+        if self.is_direct:
+            return self._direct(omega, screened=True), None
+        start = torch.randn(self.system.n_inputs, 1, generator=torch.Generator().manual_seed(0))
+        start = start.expand(-1, len(omega)).to(torch.complex64)
+        gains, vectors = self._krylov(_Operator(self.system, torch.complex64), omega, start, 3)
+        best = gains.topk(min(_FOLLOWED, len(omega))).indices
+        gains = gains * (1 - 1e-5)  # single precision must not outbid what is measured in double
+        gains[best], vectors[:, best] = self.measure(omega[best], vectors[:, best])
+        return gains, vectors
+
+    def measure(self, omega: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Gains at a few frequencies, from vectors nearby; and where the vectors ended."""
+        if self.is_direct or start is None:
+            return self._direct(omega, screened=False), torch.zeros(0, len(omega))
+        gains, vectors = self._krylov(_Operator(self.system, torch.complex128), omega, start, self.steps)
+        return gains, vectors.to(torch.complex64)
+
+    def _direct(self, omega: Tensor, screened: bool) -> Tensor:
+        per_frequency = self.system.n_inputs * self.system.n_outputs + self.system.order * (
+            2 if self.system.is_diagonal else self.system.order
+        )
+        parts = omega.split(max(1, _CHUNK_ENTRIES // per_frequency))
+        largest, gains = 0.0, []
+        for part in parts:
+            G = self._responses(part)
+            gains.append(_where_largest(G, largest) if screened else torch.linalg.svdvals(G)[..., 0])
+            largest = max(largest, float(gains[-1].max()))
+        return torch.cat(gains)
+
+    def _responses(self, omega: Tensor) -> Tensor:
+        system = self.system
+        if not system.is_diagonal:
+            eye = torch.eye(system.order, dtype=torch.complex128)
+            pencil = eye - torch.exp(-1j * omega)[:, None, None] * system.A
+            states = torch.linalg.solve(pencil, system.B.to(pencil.dtype).expand(len(omega), -1, -1))
+            return system.C.to(states.dtype) @ states + system.D
+        if not system.real_part:
+            return response_of_modes(system, omega)
+        # Sum of c_i b_i w_i and of its mirror image: Re(c_i b_i) p_i - Im(c_i b_i) s_i, one product of real matrices.
+        C, B = system.C.to(torch.complex128), system.B.to(torch.complex128)
+        residues = (C.mT[:, :, None] * B[:, None, :]).flatten(1)
+        w, mirrored = resolvent(system.log_poles, omega), resolvent(system.log_poles.conj(), omega)
+        p, s = (w + mirrored) / 2, (mirrored - w) / 2j
+        parts = torch.stack([torch.cat([p.real, s.real], 1), torch.cat([p.imag, s.imag], 1)])
+        G = parts @ torch.cat([residues.real, residues.imag])
+        return torch.complex(G[0], G[1]).unflatten(1, (system.n_outputs, system.n_inputs)) + system.D.real
+
+    def _krylov(self, operator: _Operator, omega: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        per_frequency = 2 * self.system.order + (steps + 1) * (self.system.n_inputs + self.system.n_outputs)
+        size = max(1, _CHUNK_ENTRIES // per_frequency)
+        matrices = operator.matrices()
+        found = [
+            _bidiagonalise(matrices, operator.weights(part), first.to(operator.dtype), steps)
+            for part, first in zip(omega.split(size), start.split(size, 1), strict=True)
+        ]
+        return torch.cat([gain for gain, _ in found]).double(), torch.cat([vector for _, vector in found], 1)
+
+
+def _where_largest(G: Tensor, largest: float) -> Tensor:
+    """The largest singular value of each response; 0 where its Frobenius norm rules out that it is more than the others, and than `largest`."""
+    ceilings = torch.linalg.matrix_norm(G)
+    gains = torch.zeros_like(ceilings)
+    order = ceilings.argsort(descending=True)
+    for part in (order[:_FIRST], *order[_FIRST:].split(_MORE)):
+        part = part[ceilings[part] > max(largest, float(gains.max()))]
+        if not len(part):
+            break
+        gains[part] = torch.linalg.svdvals(G[part])[..., 0]
+    return gains
+
+
+def _bidiagonalise(
+    matrices: tuple[Tensor, Tensor, Tensor], weights: tuple[Tensor, ...], x: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Golub-Kahan steps from `x` (H_in, M): the gains ``||G v||``, and the unit vectors ``v`` that have them."""
+    B, C, D = matrices
+
+    def push(v: Tensor) -> Tensor:
+        v = v[..., None]
+        return (_times(C, _weigh(weights, _times(B, v), False)) + _times(D, v))[..., 0]
+
+    def pull(u: Tensor) -> Tensor:
+        u = u[..., None]
+        return (_times(B.mH, _weigh(weights, _times(C.mH, u), True)) + _times(D.mH, u))[..., 0]
+
+    v = _unit(x)[0]
+    right, images = [v], [push(v)]
+    for _ in range(1, steps):
+        v = pull(_unit(images[-1])[0])
+        for _ in range(2):  # against all before, twice: lost orthogonality would be lost accuracy
+            v = v - sum(w * (w.conj() * v).sum(0) for w in right)
+        right.append(_unit(v)[0])
+        images.append(push(right[-1]))
+    # The best combination of the vectors: G times it has the length of their images' largest singular value.
+    Y, V = torch.stack(images, -1).transpose(0, 1), torch.stack(right, -1).transpose(0, 1)  # (M, H, steps)
+    best = torch.linalg.eigh(Y.mH @ Y)[1][..., -1:]
+    image, v = (Y @ best)[..., 0], (V @ best)[..., 0].mT
+    length = torch.linalg.vector_norm(v, dim=0)
+    return torch.linalg.vector_norm(image, dim=-1) / length.clamp(min=1), v / length.clamp(min=1e-30)
+
+
+def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    length = torch.linalg.vector_norm(x, dim=0)
+    return x / length.clamp(min=1e-30), length
