@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from small_models import (
     train_step,
     without_seconds,
 )
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from gramian.compression.compressor import Compressor
@@ -23,7 +27,9 @@ from gramian.compression.policies import Energy, Rank, Shrink
 from gramian.compression.records import Event
 from gramian.compression.schedules import At, Every, Never, WhenStable
 from gramian.errors import GramianError
-from gramian.layers.reducible import Reduction, resize_like_
+from gramian.layers.reducible import Reduction, Spectrum, resize_like_
+from gramian.systems import gramians
+from gramian.systems.balancing import Balancing
 from gramian.systems.projections import Keep
 
 
@@ -165,7 +171,7 @@ def refuse(reductions: dict[str, str], monkeypatch: pytest.MonkeyPatch, model: S
     for name, reason in reductions.items():
         layer = model.get_submodule(name)
         refusal = Reduction(layer.d_state, layer.d_state, 3, {}, {}, None, reason)
-        monkeypatch.setattr(layer, "propose", lambda rank, choose, refusal=refusal: refusal)
+        monkeypatch.setattr(layer, "propose", lambda rank, choose, spectrum, refusal=refusal: refusal)
 
 
 def test_refused_proposals_are_reported_and_leave_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +218,8 @@ def test_spectra_are_those_of_the_layers_now() -> None:
     compressor.step()
     assert {name: s.d_state for name, s in before.items()} == {"layers.0.lru": 12, "layers.1.lru": 8}
     assert {name: s.d_state for name, s in compressor.spectra().items()} == compressor.d_states
-    assert all(identical(compressor.last_spectra[name].values, s.values) for name, s in before.items())
+    for name, spectrum in before.items():
+        torch.testing.assert_close(compressor.last_spectra[name].values, spectrum.values, rtol=1e-12, atol=0)
 
 
 def test_without_an_optimizer_only_the_model_is_cut() -> None:
@@ -273,3 +280,34 @@ def test_the_state_is_a_copy_that_later_steps_do_not_change() -> None:
     kept = through_a_file(state)
     run(model, optimizer, compressor, 6)
     assert identical(through_a_file(state), kept)
+
+
+def test_no_matrix_behind_a_spectrum_outlives_the_cut() -> None:
+    made: list[weakref.ref[Balancing]] = []
+
+    class Watched(Energy):
+        def asked(self, spectra: Mapping[str, Spectrum]) -> dict[str, int]:
+            made.extend(weakref.ref(s.balancing) for s in spectra.values() if s.balancing is not None)
+            return super().asked(spectra)
+
+    compressor = Compressor(make_net(8, 8, 6), policy=Watched(0.2, min_gain=0.0), schedule=Every(1, until=2))
+    for _ in range(2):
+        assert compressor.step().changed
+        gc.collect()
+        assert len(made) >= 3
+        assert all(basis() is None for basis in made)
+        assert all(s.balancing is None for s in compressor.last_spectra.values())
+    assert all(s.balancing is None for s in compressor.spectra().values())
+
+
+def test_a_cut_balances_every_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = []
+    factors = gramians.takenaka_factors
+
+    def counted(logs: Tensor, B: Tensor, pairs: bool) -> Tensor:
+        batches.append(tuple(B.shape[:-2]))
+        return factors(logs, B, pairs)
+
+    monkeypatch.setattr(gramians, "takenaka_factors", counted)
+    assert Compressor(make_net(8, 8, 6), policy=Shrink(0.5), schedule=At([1])).step().changed
+    assert batches == [(2, 2), (2,)]  # two factors, of two layers of one shape together, and of the third

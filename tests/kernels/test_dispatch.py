@@ -121,7 +121,6 @@ def test_a_feed_through_needs_as_many_inputs_as_outputs() -> None:
 # Which version is taken
 
 
-
 def test_the_table_names_known_versions_and_says_how_it_was_measured() -> None:
     content: dict[str, Any] = json.loads(choice.TABLE.read_text())
     assert content["facts"]["command"] == "python -m gramian.kernels.measure_choice"

@@ -40,7 +40,12 @@ def small_content(**sections: Tree | None) -> Tree:
             "eval_every": 10,
             "checkpoint_every": 10,
         },
-        "compress": {"policy": {"energy": {"tau": 0.1}}, "schedule": {"at": [8, 16]}, "analyze_every": 12},
+        "compress": {
+            "policy": {"energy": {"tau": 0.1}},
+            "schedule": {"at": [8, 16]},
+            "analyze_every": 12,
+            "analyze_share": None,
+        },
     }
     for name, changes in sections.items():
         content[name] = None if changes is None else {**content[name], **changes}

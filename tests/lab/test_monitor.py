@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from gramian.compression.policies import Energy, Rank
-from gramian.lab.monitor import SpectrumLog, drift
+from gramian.lab.monitor import Looks, SpectrumLog, drift
 from gramian.layers.lru import LRU
 from gramian.layers.reducible import Spectrum
 
@@ -135,3 +135,44 @@ def test_dead_layer_does_not_stop_the_run() -> None:
     row = drift(spectra, spectra, Energy(0.05))
     assert "drift/moved/a" not in row
     assert row["drift/moved/b"] == 0
+
+
+def test_looks_that_are_cheap_stay_as_frequent_as_asked() -> None:
+    looks, seen = Looks(every=10, share=0.01), []
+    for step in range(1, 201):
+        if looks.due(step, training_seconds=0.1 * step):
+            assert looks.account(0.005, step, 0.1 * step) == ""
+            seen.append(step)
+    assert seen == list(range(10, 201, 10))
+
+
+def test_looks_that_are_slow_become_rare_say_so_and_stay_within_their_share() -> None:
+    looks, remarks = Looks(every=10, share=0.01), []
+    for step in range(1, 20_001):
+        training = 0.01 * step
+        if looks.due(step, training):
+            cost = 0.5 if step < 10_000 else 0.0004  # as after a cut
+            remarks.append((step, looks.account(cost, step, training)))
+    assert looks.seconds <= 0.01 * 0.01 * 20_000
+    spoken = [(step, remark) for step, remark in remarks if remark]
+    assert spoken[0][0] == 10
+    assert "looking every 5120 steps from now on instead of every 10" in spoken[0][1]
+    assert "looking every 10 steps from now on instead of every 5120" in spoken[1][1]
+    assert len(spoken) == 2
+    steps = [step for step, _ in remarks]
+    assert steps[:3] == [10, 5120, 10240]
+    assert steps[3:6] == [10250, 10260, 10270]
+
+
+def test_looks_without_a_limit_never_change() -> None:
+    looks = Looks(every=5, share=None)
+    assert [looks.account(100.0, step, 1.0) for step in (5, 10)] == ["", ""]
+    assert looks.due(15, 1.0)
+
+
+def test_looks_go_on_after_a_resume_where_they_were() -> None:
+    looks, resumed = Looks(10, 0.01), Looks(10, 0.01)
+    looks.account(0.5, 10, 0.1)
+    resumed.load_state_dict(looks.state_dict())
+    assert (resumed.interval, resumed.seconds) == (looks.interval, 0.5)
+    assert not Looks(None, 0.01).due(10, 1e9)

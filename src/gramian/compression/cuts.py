@@ -49,7 +49,9 @@ class Plan:
 def plan_cuts(layers: Mapping[str, Reducible], spectra: Mapping[str, Spectrum], policy: Policy, choose: Choice) -> Plan:
     """What `policy` would do to `layers`, whose spectra these are now; changes nothing."""
     targets = {name: t for name, t in policy.targets(spectra).items() if t.rank < spectra[name].d_state}
-    reductions = {name: layers[name].propose(target.rank, choose, spectra[name]) for name, target in targets.items()}
+    reductions = {
+        name: layers[name].propose(target.rank, choose, spectrum=spectra[name]) for name, target in targets.items()
+    }
     return Plan(reductions, {name: target.asked for name, target in targets.items()})
 
 

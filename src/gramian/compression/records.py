@@ -10,7 +10,7 @@ from gramian.layers.reducible import Reduction
 
 __all__ = ["Event", "LayerChange"]
 
-Kind = Literal["none", "cut", "skipped", "rolled_back"]
+Kind = Literal["none", "cut", "skipped", "rolled_back", "noted"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Event:
     """What one call of ``Compressor.step`` did.
 
     ``kind`` is ``"none"`` (nothing was due), ``"cut"``, ``"skipped"`` (a cut was due and was not made: ``reason``)
-    or ``"rolled_back"``. ``step`` is the optimizer step; after a roll-back, training goes on from ``resume_at``.
+    or ``"rolled_back"``; a training loop may add ``"noted"``, something else to be known (``reason``). ``step`` is the
+    optimizer step; after a roll-back, training goes on from ``resume_at``.
     """
 
     step: int

@@ -1,8 +1,8 @@
-"""Which version of the recurrence is fastest for a shape: looked up in a table of measurements that ships with the library.
+"""Which version of the recurrence is fastest for a shape: looked up in a table of measurements that ships along.
 
-``choice.json`` was written by ``python -m gramian.kernels.measure_choice``, which tells how; it holds seconds of forward and
-backward pass for a grid of shapes. Between grid points the nearest one counts, with distances in powers of two. On another
-machine the absolute times differ, and the order of the versions much less.
+``choice.json`` was written by ``python -m gramian.kernels.measure_choice``, which tells how; it holds seconds of
+forward and backward pass for a grid of shapes. Between grid points the nearest one counts, with distances in powers
+of two. On another machine the absolute times differ, and the order of the versions much less.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 __all__ = ["TABLE", "fastest", "stateless"]
@@ -47,7 +48,12 @@ def fastest(u: Tensor, order: int, outputs: int, *, stateful: bool, padded: bool
         few = max(u.shape[2], outputs) <= _FEW_CHANNELS
         return ("chunked" if stateful else "fft") if few else "products"
     batch, length, inputs = u.shape
-    return _nearest(batch, length, max(inputs, outputs), order, stateful, inputs == outputs)
+    return _choose(int(batch), int(length), int(max(inputs, outputs)), int(order), stateful, bool(inputs == outputs))
+
+
+@torch.compiler.assume_constant_result  # in a graph, shapes are what they were when it was traced
+def _choose(batch: int, length: int, channels: int, order: int, stateful: bool, square: bool) -> str:
+    return _nearest(batch, length, channels, order, stateful, square)
 
 
 @cache

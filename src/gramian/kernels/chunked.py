@@ -7,8 +7,8 @@ what the state at the start of the chunk still contributes; only the states at c
     x_end = l^T x_start + sum_s l^(T-1-s) B u[s]
 
 So a layer with N states stores ``2N`` numbers a chunk instead of a step, and nearly all work is in two matrix products.
-This is the chunk-wise form of linear recurrences that Mamba-2 uses for scalar decay (see ``docs/bibliography.md``); T is
-chosen so that a Toeplitz block has about 128 columns, where CPU matrix products are at full speed.
+This is the chunk-wise form of linear recurrences that Mamba-2 uses for scalar decay (see ``docs/bibliography.md``); T
+is chosen so that a Toeplitz block has about 128 columns, where CPU matrix products are at full speed.
 
 With very many channels, chunks of one step are best: then every state is computed, by a product, a scan and a product.
 """

@@ -1,7 +1,8 @@
 """Long causal convolutions between channels, by FFT, with a hand-written gradient.
 
-From a zero state a diagonal state space map is ``y[t] = sum_s K[t - s] u[s]`` with its impulse response ``K``; convolving by
-FFT costs the same for every number of states. Autograd's own gradient of a real FFT transforms twice as much.
+From a zero state a diagonal state space map is ``y[t] = sum_s K[t - s] u[s]`` with its impulse response ``K``;
+convolving by FFT costs the same for every number of states. Autograd's own gradient of a real FFT transforms twice as
+much.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def _rest(n: int) -> int:
 
 
 def causal_convolution(u: Tensor, K: Tensor) -> Tensor:
-    """``y[t] = sum_{s <= t} u[s] K[t - s]``: u ``(batch, L, H_in)``, K ``(H_in, H_out, L)``, y ``(batch, L, H_out)``."""
+    """``y[t] = sum_{s<=t} u[s] K[t - s]``: u ``(batch, L, H_in)``, K ``(H_in, H_out, L)``, y ``(batch, L, H_out)``."""
     y: Tensor = _convolve(u, K)[0]
     return y
 

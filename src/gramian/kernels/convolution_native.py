@@ -8,7 +8,8 @@ from torch import Tensor
 from gramian.kernels.native import array, compiled, entry, launch, run
 from gramian.kernels.scan_native import pair_signs
 from gramian.kernels.transposition import transpose
-from gramian.kernels.vectors import duplicate_even, duplicate_odd, lanes, load, splat, store, swap_pairs
+from gramian.kernels.vector_memory import load, store
+from gramian.kernels.vectors import duplicate_even, duplicate_odd, lanes, splat, swap_pairs
 
 __all__ = ["correlate_native", "from_channels", "mix_native", "to_channels"]
 

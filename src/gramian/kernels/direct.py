@@ -1,6 +1,7 @@
 """The layer in compiled loops that never store a state: `gramian.kernels.direct_native` as an operator.
 
-Fastest for few states and channels, and at its best when the batch fills the lanes of a vector (16 sequences in float32).
+Fastest for few states and channels, and at its best when the batch fills the lanes of a vector (16 sequences in
+float32).
 """
 
 from __future__ import annotations

@@ -1,23 +1,24 @@
 """The whole layer in compiled loops: sequences in the lanes of a vector, states in the first cache, nothing stored.
 
-A task takes as many sequences as a vector has lanes, and goes through time in blocks. Within a block, two states at a time
-(four rows: re, im, re, im) are driven, stepped and read out, by three small products that keep their 16 coefficients in
-registers::
+A task takes as many sequences as a vector has lanes, and goes through time in blocks. Within a block, two states at a
+time (four rows: re, im, re, im) are driven, stepped and read out, by three small products that keep their 16
+coefficients in registers::
 
     project     rows[r, t]   = sum_h  coefficient[r, h] panel[t, h]      B u, and C* dy
     spread      panel[t, h] += sum_r  coefficient[r, h] rows[r, t]       C x, and B* w
     correlate   sums[r, h]  += sum_t  rows[r, t] panel[t, h]             gradients of B and C
 
-A *panel* holds a block of a sequence a lane, ``(T, H)`` vectors; channels are padded to a multiple of four and states to an
-even number, with zeros. The backward pass goes through the blocks in reverse, from the states that the forward pass left at
-their boundaries.
+A *panel* holds a block of a sequence a lane, ``(T, H)`` vectors; channels are padded to a multiple of four and states
+to an even number, with zeros. The backward pass goes through the blocks in reverse, from the states that the forward
+pass left at their boundaries.
 """
 
 from __future__ import annotations
 
 from gramian.kernels.native import array, compiled, entry, run
 from gramian.kernels.transposition import transpose
-from gramian.kernels.vectors import lanes, load_whole, splat, store_whole, total
+from gramian.kernels.vector_memory import load_whole, store_whole
+from gramian.kernels.vectors import lanes, splat
 
 __all__ = ["BLOCK", "backward_entry", "forward_entry"]
 
@@ -28,7 +29,7 @@ BLOCK = 16  # time steps
 def _fill(panel, u, b, count, t, T, L, H, padded, real):  # type: ignore[no-untyped-def]
     """A block of sequences ``b ... b + count - 1`` from step t on, as a panel."""
     W = lanes(real)
-    if H == padded:
+    if padded == H:
         for i in range(0, T * H, W):
             transpose(u, (b * L + t) * H + i, L * H, count, T * H - i, panel, i * W, W, W)
     else:
@@ -41,7 +42,7 @@ def _fill(panel, u, b, count, t, T, L, H, padded, real):  # type: ignore[no-unty
 def _empty(panel, u, b, count, t, T, L, H, padded, real):  # type: ignore[no-untyped-def]
     """The reverse of `_fill`: write a panel to sequences ``b ... b + count - 1`` from step t on."""
     W = lanes(real)
-    if H == padded:
+    if padded == H:
         for i in range(0, T * H, W):
             transpose(panel, i * W, W, min(T * H - i, W), count, u, (b * L + t) * H + i, L * H, min(T * H - i, W))
     else:
@@ -226,7 +227,11 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
     batch, L, H, padded, R, blocks = args[0], args[1], args[2], args[3], args[4], args[5]
     W = lanes(real)
     tiles, b, size = (batch + W - 1) // W, index * W, padded * W
-    u, g, g_u = array(args[6], batch * L * H, real), array(args[7], batch * L * H, real), array(args[8], batch * L * H, real)
+    u, g, g_u = (
+        array(args[6], batch * L * H, real),
+        array(args[7], batch * L * H, real),
+        array(args[8], batch * L * H, real),
+    )
     poles, B, C = array(args[9], R, real), array(args[10], R * padded, real), array(args[11], R * padded, real)
     D = array(args[12], padded, real)
     boundary = array(args[13], (tiles, blocks + 1, R * W), real)[index]

@@ -34,7 +34,7 @@ def diagonal_ssm(
     backend: str = "auto",
     final_state: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """``x[k] = l x[k-1] + B u[k]``, ``y[k] = Re(C x[k]) + D * u[k]`` for whole sequences, ``l = exp(-decay + i angle)``.
+    """``x[k] = l x[k-1] + B u[k]``, ``y[k] = Re(C x[k]) + D * u[k]`` with ``l = exp(-decay + i angle)``.
 
     Parameters
     ----------
@@ -54,8 +54,9 @@ def diagonal_ssm(
     backend
         ``"numba"`` (compiled loops with the states in registers; few states and channels, CPU), ``"fft"`` (a long
         convolution; from a zero state, and without the final one), ``"products"`` (product, scan, product; many
-        channels), ``"chunked"`` (products over chunks), ``"torch"`` (the same in plain torch: any device, `torch.func`),
-        ``"reference"`` (the loop that specifies it); ``"auto"`` takes the fastest by `gramian.kernels.choice`.
+        channels), ``"chunked"`` (products over chunks), ``"torch"`` (the same in plain torch: any device,
+        `torch.func`), ``"reference"`` (the loop that specifies it); ``"auto"`` takes the fastest by
+        `gramian.kernels.choice`.
     final_state
         Whether the final state is wanted.
 
@@ -135,9 +136,7 @@ def _by_steps(
 ) -> tuple[Tensor, Tensor]:
     lengths = torch.full(u.shape[:1], u.shape[1], device=u.device) if lengths is None else lengths
     complexes = torch.view_as_complex(B.contiguous()).mT, torch.view_as_complex(C.contiguous())
-    y, final = diagonal_ssm_by_steps(
-        u, decay, angle, *complexes, D, torch.view_as_complex(state.contiguous()), lengths
-    )
+    y, final = diagonal_ssm_by_steps(u, decay, angle, *complexes, D, torch.view_as_complex(state.contiguous()), lengths)
     return y, torch.view_as_real(final)
 
 

@@ -1,7 +1,7 @@
 """A dense layer whose gradient does not go through matrix products where these would be too thin to be fast.
 
-With a few channels and tens of thousands of rows, the products of the backward pass take several times as long as reading
-the data; one compiled pass over the rows makes all three gradients instead.
+With a few channels and tens of thousands of rows, the products of the backward pass take several times as long as
+reading the data; one compiled pass over the rows makes all three gradients instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gramian.kernels.native import array, compiled, entry, launch, run
-from gramian.kernels.vectors import lanes, load, splat, splat_like, store
+from gramian.kernels.vector_memory import load, store
+from gramian.kernels.vectors import lanes, splat
 
 __all__ = ["linear"]
 
@@ -22,7 +23,7 @@ _NARROW = 16  # channels in, at most, for the compiled pass; twice as many out
 
 
 @compiled
-def _input_gradient(g, W, g_x, first, last, H, O, real):  # type: ignore[no-untyped-def]  # noqa: E741
+def _input_gradient(g, W, g_x, first, last, H, O, real):  # type: ignore[no-untyped-def]
     for r in range(first, last):
         for h in range(0, H, lanes(real)):
             even, odd = splat(real), splat(real)
@@ -35,7 +36,7 @@ def _input_gradient(g, W, g_x, first, last, H, O, real):  # type: ignore[no-unty
 
 
 @compiled
-def _weight_gradient(x, g, g_W, first, last, H, O, real):  # type: ignore[no-untyped-def]  # noqa: E741
+def _weight_gradient(x, g, g_W, first, last, H, O, real):  # type: ignore[no-untyped-def]
     """Rows ``g_W[h] = sum_r x[r, h] g[r]``, and ``sum_r g[r]`` below them; four sums at a time hide the latency."""
     whole = last - (last - first) % 4
     for o in range(0, O, lanes(real)):
@@ -59,7 +60,7 @@ def _weight_gradient(x, g, g_W, first, last, H, O, real):  # type: ignore[no-unt
 
 @compiled
 def _backward(index, args, real):  # type: ignore[no-untyped-def]
-    rows, H, O, tasks = args[0], args[1], args[2], args[3]  # noqa: E741
+    rows, H, O, tasks = args[0], args[1], args[2], args[3]
     x, g, W = array(args[4], rows * H, real), array(args[5], rows * O, real), array(args[6], O * H, real)
     g_x, g_W = array(args[7], rows * H, real), array(args[8], (tasks, (H + 1) * O), real)[index]
     first = index * _ROWS

@@ -35,6 +35,7 @@ __all__ = ["HEAD", "Entry", "array", "bits", "compiled", "entry", "launch", "run
 
 HEAD = 3  # integers before a task's own arguments: address of the task counter, number of tasks, bytes of a real
 _ARGUMENTS = 61  # at most, of a task's own
+_WORTH_THREADS = 4096  # numbers in the largest tensor
 
 # Fused multiply-adds and reciprocals are welcome. Sums keep their order: reassociation breaks the polynomials of exp
 # and makes results depend on how a loop was vectorised. NaN and infinity keep their meaning.
@@ -164,6 +165,8 @@ def _openmp() -> Callable[[int, int, int, int], None] | None:
 def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: int | Tensor) -> None:
     """Run ``task(0) ... task(tasks - 1)`` of `kernel` on at most ``torch.get_num_threads()`` threads.
 
+    Where the largest tensor is small, one thread is faster than waking others.
+
     Parameters
     ----------
     tasks
@@ -176,11 +179,12 @@ def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: int | Tensor) -
     assert len(args) <= _ARGUMENTS
     assert all(not isinstance(t, Tensor) or (t.is_contiguous() and t.device.type == "cpu") for t in args)
     values = [a.data_ptr() if isinstance(a, Tensor) else a for a in args]
+    largest = max((a.numel() for a in args if isinstance(a, Tensor)), default=0)
     size = 4 if dtype in (torch.float32, torch.complex64) else 8
     data = (ctypes.c_int64 * (HEAD + _ARGUMENTS + 1))(0, tasks, size, *values)
     address = ctypes.addressof(data)
     data[0] = address + 8 * (HEAD + _ARGUMENTS)  # the counter is the last integer, and starts at zero
-    workers = min(tasks, torch.get_num_threads())
+    workers = min(tasks, torch.get_num_threads()) if largest >= _WORTH_THREADS else 1
     native = kernel.native
     if workers <= 1:
         native.ctypes(address)

@@ -6,7 +6,8 @@ Tasks are pieces of rows; each leaves its own sums, which are added up in order 
 from __future__ import annotations
 
 from gramian.kernels.native import array, compiled, entry, run
-from gramian.kernels.vectors import lanes, load, splat, store
+from gramian.kernels.vector_memory import load, store
+from gramian.kernels.vectors import lanes, splat
 
 __all__ = ["ROWS", "backward_entry", "backward_sums_entry", "forward_entry", "sums_entry"]
 
@@ -80,7 +81,12 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
         m, s, a, b = load(mean, h, H), load(scale, h, H), load(means[0], h, H), load(means[1], h, H)
         b = b * s
         for r in range(index * ROWS, min(index * ROWS + ROWS, rows)):
-            store(g_x, r * H + h, r * H + H, s * (load(g, r * H + h, r * H + H) - a - b * (load(x, r * H + h, r * H + H) - m)))
+            store(
+                g_x,
+                r * H + h,
+                r * H + H,
+                s * (load(g, r * H + h, r * H + H) - a - b * (load(x, r * H + h, r * H + H) - m)),
+            )
 
 
 @entry

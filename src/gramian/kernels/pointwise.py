@@ -30,15 +30,17 @@ def new_seed() -> Tensor:
 
 
 def kept(seed: Tensor, shape: torch.Size, rate: float) -> Tensor:
-    """Which numbers dropout keeps, boolean `shape`: the specification of the hash, two rounds of MurmurHash3's finaliser.
+    """Which numbers dropout keeps, boolean `shape`, by two rounds of MurmurHash3's finaliser: the specification.
 
     A number is dropped if the upper 24 bits of its counter's hash, a whole number below ``2**24``, are below
     ``rate * 2**24``. Counters number the places in row-major order.
     """
     low = 0xFFFFFFFF
     counter = torch.arange(shape.numel(), device=seed.device)
-    h = _scrambled((counter + seed) & low)
-    h = _scrambled(h ^ (((seed >> 32) ^ (counter >> 32)) & low))
+    key = _scrambled(seed & low)
+    other = _scrambled(((seed >> 32) & low) ^ key ^ 0x9E3779B9)
+    h = _scrambled((counter + key) & low)
+    h = _scrambled(h ^ other ^ (counter >> 32))
     return ((h >> 8) >= _threshold(rate)).view(shape)
 
 

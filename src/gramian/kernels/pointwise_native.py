@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gramian.kernels.native import array, compiled, entry, run
-from gramian.kernels.vector_math import erf, keep, logistic, normal_density
-from gramian.kernels.vectors import indices, lanes, load, splat, store, where
+from gramian.kernels.vector_math import erf, keep, keys, logistic, normal_density
+from gramian.kernels.vector_memory import load, store
+from gramian.kernels.vectors import indices, lanes, where
 
 __all__ = [
     "PIECE",
@@ -29,21 +30,22 @@ def _scale(threshold):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _dropped(x, first, seed, threshold, scale):  # type: ignore[no-untyped-def]
+def _dropped(x, first, key, other, threshold, scale):  # type: ignore[no-untyped-def]
     """A vector whose first number has the counter `first`, with some of its numbers zero and the others grown."""
     if threshold == 0:
         return x
-    return where(keep(indices(x), first, seed, threshold), x * scale, x * 0)
+    return where(keep(indices(x), first, key, other, threshold), x * scale, x * 0)
 
 
 @compiled
 def _dropout(index, args, real):  # type: ignore[no-untyped-def]
-    n, threshold, seed = args[0], args[1], array(args[2], 1, args[0])[0]
+    n, threshold = args[0], args[1]
+    key, other = keys(array(args[2], 1, args[0])[0])
     x, y = array(args[3], n, real), array(args[4], n, real)
     first, scale = index * PIECE, _scale(threshold)
     last = min(first + PIECE, n)
     for i in range(first, last, lanes(real)):
-        store(y, i, last, _dropped(load(x, i, last), i, seed, threshold, scale))
+        store(y, i, last, _dropped(load(x, i, last), i, key, other, threshold, scale))
 
 
 @entry
@@ -53,14 +55,15 @@ def dropout_entry(data):  # type: ignore[no-untyped-def]
 
 @compiled
 def _gelu_dropout(index, args, real):  # type: ignore[no-untyped-def]
-    n, threshold, seed = args[0], args[1], array(args[2], 1, args[0])[0]
+    n, threshold = args[0], args[1]
+    key, other = keys(array(args[2], 1, args[0])[0])
     x, y = array(args[3], n, real), array(args[4], n, real)
     first, scale = index * PIECE, _scale(threshold)
     last = min(first + PIECE, n)
     for i in range(first, last, lanes(real)):
         x_i = load(x, i, last)
         gelu = x_i * (erf(x_i * 0.7071067811865476) * 0.5 + 0.5)
-        store(y, i, last, _dropped(gelu, i, seed, threshold, scale))
+        store(y, i, last, _dropped(gelu, i, key, other, threshold, scale))
 
 
 @entry
@@ -70,14 +73,15 @@ def gelu_dropout_entry(data):  # type: ignore[no-untyped-def]
 
 @compiled
 def _gelu_dropout_backward(index, args, real):  # type: ignore[no-untyped-def]
-    n, threshold, seed = args[0], args[1], array(args[2], 1, args[0])[0]
+    n, threshold = args[0], args[1]
+    key, other = keys(array(args[2], 1, args[0])[0])
     x, g, g_x = array(args[3], n, real), array(args[4], n, real), array(args[5], n, real)
     first, scale = index * PIECE, _scale(threshold)
     last = min(first + PIECE, n)
     for i in range(first, last, lanes(real)):
         x_i = load(x, i, last)
         slope = erf(x_i * 0.7071067811865476) * 0.5 + 0.5 + x_i * normal_density(x_i)
-        store(g_x, i, last, slope * _dropped(load(g, i, last), i, seed, threshold, scale))
+        store(g_x, i, last, slope * _dropped(load(g, i, last), i, key, other, threshold, scale))
 
 
 @entry
@@ -88,14 +92,15 @@ def gelu_dropout_backward_entry(data):  # type: ignore[no-untyped-def]
 @compiled
 def _glu_dropout_add(index, args, real):  # type: ignore[no-untyped-def]
     """``skip + dropout(a * logistic(b))`` for rows ``[a, b]`` of z; counters are places in the output."""
-    rows, H, threshold, seed = args[0], args[1], args[2], array(args[3], 1, args[0])[0]
+    rows, H, threshold = args[0], args[1], args[2]
+    key, other = keys(array(args[3], 1, args[0])[0])
     z, skip, y = array(args[4], rows * 2 * H, real), array(args[5], rows * H, real), array(args[6], rows * H, real)
     each, scale = max(PIECE // H, 1), _scale(threshold)
     for r in range(index * each, min(index * each + each, rows)):
         i, j = r * H, r * 2 * H
         for h in range(0, H, lanes(real)):
             gated = load(z, j + h, j + H) * logistic(load(z, j + H + h, j + 2 * H))
-            store(y, i + h, i + H, load(skip, i + h, i + H) + _dropped(gated, i + h, seed, threshold, scale))
+            store(y, i + h, i + H, load(skip, i + h, i + H) + _dropped(gated, i + h, key, other, threshold, scale))
 
 
 @entry
@@ -105,14 +110,15 @@ def glu_dropout_add_entry(data):  # type: ignore[no-untyped-def]
 
 @compiled
 def _glu_dropout_add_backward(index, args, real):  # type: ignore[no-untyped-def]
-    rows, H, threshold, seed = args[0], args[1], args[2], array(args[3], 1, args[0])[0]
+    rows, H, threshold = args[0], args[1], args[2]
+    key, other = keys(array(args[3], 1, args[0])[0])
     z, g, g_z = array(args[4], rows * 2 * H, real), array(args[5], rows * H, real), array(args[6], rows * 2 * H, real)
     each, scale = max(PIECE // H, 1), _scale(threshold)
     for r in range(index * each, min(index * each + each, rows)):
         i, j = r * H, r * 2 * H
         for h in range(0, H, lanes(real)):
             gate = logistic(load(z, j + H + h, j + 2 * H))
-            back = gate * _dropped(load(g, i + h, i + H), i + h, seed, threshold, scale)
+            back = gate * _dropped(load(g, i + h, i + H), i + h, key, other, threshold, scale)
             store(g_z, j + h, j + H, back)
             store(g_z, j + H + h, j + 2 * H, back * load(z, j + h, j + H) * (1.0 - gate))
 

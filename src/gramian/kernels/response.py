@@ -1,7 +1,7 @@
 """The impulse response of a diagonal state space map, ``K[d] = Re(C l^d B)``, as one matrix product.
 
 With ``d = i J + j`` it is ``(C l^(iJ)) (l^j B)``: a matrix of ``I H_out`` rows times one of ``J H_in`` columns, where
-powers are needed for ``I + J``, about ``2 sqrt(L)``, exponents only. The two factors are an operator of their own, since
+powers are needed for ``I + J``, about ``2 sqrt(L)``, exponents only. The two factors are an operator of their own:
 a dozen small torch operations would take longer than the product.
 """
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gramian.kernels.native import array, compiled, entry, launch, run
 from gramian.kernels.scan_native import complex_product, pair_signs
-from gramian.kernels.vectors import lanes, load, store
+from gramian.kernels.vector_memory import load, store
+from gramian.kernels.vectors import lanes
 
 __all__ = ["impulse_response", "pole_powers", "times"]
 
@@ -37,7 +38,7 @@ def impulse_response(decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, length:
         ``(H_in, H_out, length)``.
     """
     J = max(1, math.isqrt(length))
-    I = -(-length // J)  # noqa: E741
+    I = -(-length // J)
     if decay.device.type == "cpu":
         late, early, _ = _factors(decay, angle, B, C, I, J)
     else:
@@ -62,7 +63,7 @@ def times(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re], -1)
 
 
-def factors_in_torch(decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, I: int, J: int) -> tuple[Tensor, Tensor]:  # noqa: E741
+def factors_in_torch(decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, I: int, J: int) -> tuple[Tensor, Tensor]:
     """``conj(C l^(iJ))``, ``(I H_out, 2N)``, and ``l^j B``, ``(J H_in, 2N)``: the twin of the operator."""
     steps = torch.arange(max(I, J), device=decay.device)
     late = times(pole_powers(decay, angle, steps[:I] * J)[:, None], C)
@@ -72,8 +73,8 @@ def factors_in_torch(decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, I: int,
 
 
 @compiled
-def _powers(powers, decay, angle, first, last, I, J):  # type: ignore[no-untyped-def]  # noqa: E741
-    """Rows ``l^(iJ)`` and then ``l^j`` of `powers`, for states ``first ... last - 1``, by repeated products in double."""
+def _powers(powers, decay, angle, first, last, I, J):  # type: ignore[no-untyped-def]
+    """Rows ``l^(iJ)``, then ``l^j``, of `powers`, for states ``first ... last - 1``: repeated products in double."""
     for n in range(first, last):
         for row, count, step in ((0, I, J), (I, J, 1)):
             size = math.exp(-np.float64(decay[n]) * step)
@@ -86,7 +87,7 @@ def _powers(powers, decay, angle, first, last, I, J):  # type: ignore[no-untyped
 
 @compiled
 def _forward(index, args, real):  # type: ignore[no-untyped-def]
-    N, I, J, H_in, H_out = args[0], args[1], args[2], args[3], args[4]  # noqa: E741
+    N, I, J, H_in, H_out = args[0], args[1], args[2], args[3], args[4]
     M, width = 2 * N, lanes(real)
     c = index * width
     powers = array(args[9], (I + J, M), real)
@@ -126,7 +127,7 @@ def _factor_gradient(g, M_rows, powers, row, count, step, flip, g_rows, c, M, co
 
 @compiled
 def _backward(index, args, real):  # type: ignore[no-untyped-def]
-    N, I, J, H_in, H_out = args[0], args[1], args[2], args[3], args[4]  # noqa: E741
+    N, I, J, H_in, H_out = args[0], args[1], args[2], args[3], args[4]
     M, c = 2 * N, index * lanes(real)
     B, C = array(args[5], (H_in, M), real), array(args[6], (H_out, M), real)
     powers = array(args[7], (I + J, M), real)
@@ -146,7 +147,12 @@ def _backward_entry(data):  # type: ignore[no-untyped-def]
 
 @torch.library.custom_op("gramian::response_factors", mutates_args=(), device_types="cpu")
 def _factors(
-    decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, I: int, J: int  # noqa: E741
+    decay: Tensor,
+    angle: Tensor,
+    B: Tensor,
+    C: Tensor,
+    I: int,
+    J: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `factors_in_torch`, and the powers for the backward pass."""
     decay, angle, B, C = (t.contiguous() for t in (decay, angle, B, C))
@@ -164,14 +170,20 @@ def _tiles(B: Tensor) -> int:
 
 
 @_factors.register_fake
-def _(decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, I: int, J: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: E741
+def _(decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, I: int, J: int) -> tuple[Tensor, Tensor, Tensor]:
     M = 2 * B.shape[1]
     return B.new_empty(I * C.shape[0], M), B.new_empty(J * B.shape[0], M), B.new_empty(I + J, M)
 
 
 @torch.library.custom_op("gramian::response_factors_backward", mutates_args=(), device_types="cpu")
 def _factors_backward(
-    g_late: Tensor, g_early: Tensor, B: Tensor, C: Tensor, powers: Tensor, I: int, J: int  # noqa: E741
+    g_late: Tensor,
+    g_early: Tensor,
+    B: Tensor,
+    C: Tensor,
+    powers: Tensor,
+    I: int,
+    J: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     g_late, g_early, B, C = (t.contiguous() for t in (g_late, g_early, B, C))
     H_in, N, H_out = *B.shape[:2], C.shape[0]
@@ -183,7 +195,13 @@ def _factors_backward(
 
 @_factors_backward.register_fake
 def _(
-    g_late: Tensor, g_early: Tensor, B: Tensor, C: Tensor, powers: Tensor, I: int, J: int  # noqa: E741
+    g_late: Tensor,
+    g_early: Tensor,
+    B: Tensor,
+    C: Tensor,
+    powers: Tensor,
+    I: int,
+    J: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     contiguous = torch.contiguous_format
     return (

@@ -1,7 +1,7 @@
 """The scan in compiled loops: one task for each sequence and tile of states, states innermost.
 
-Complex numbers lie in memory as pairs of reals, so a vector holds (re, im, re, im, ...). A task reads its inputs once and
-writes its outputs once, which is as fast as copying where the arrays are larger than the caches.
+Complex numbers lie in memory as pairs of reals, so a vector holds (re, im, re, im, ...). A task reads its inputs once
+and writes its outputs once, which is as fast as copying where the arrays are larger than the caches.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from gramian.kernels.native import array, compiled, entry, launch, run
-from gramian.kernels.vectors import duplicate_even, duplicate_odd, indices, lanes, load, splat, store, swap_pairs, to_reals
+from gramian.kernels.vector_memory import load, store
+from gramian.kernels.vectors import duplicate_even, duplicate_odd, indices, lanes, splat, swap_pairs, to_reals
 
 __all__ = ["complex_product", "pair_signs", "scan_backward_native", "scan_native"]
 

@@ -8,7 +8,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gramian.kernels.vectors import call_masked, constant, lanes_below, of, pointer_to, splatted
+from gramian.kernels.vector_memory import call_masked, lanes_below, pointer_to
+from gramian.kernels.vectors import constant, of, splatted
 
 __all__ = ["transpose"]
 
@@ -28,8 +29,8 @@ def transpose(
 ) -> Any:
     """Transpose a block of at most ``lanes x lanes`` numbers of the flat array `source` into the flat array `target`.
 
-    Row r starts at ``source[from_ + r from_stride]``; row k of the result, at ``target[to + k to_stride]``, gets the first
-    `width` lanes. Rows and columns that the block does not have are read as zero, and never touched in memory.
+    Row r starts at ``source[from_ + r from_stride]``; row k of the result, at ``target[to + k to_stride]``, gets the
+    first `width` lanes. Rows and columns that the block does not have are read as zero, and never touched in memory.
     """
     kind = of(source.dtype)
     count = kind.count

@@ -16,7 +16,7 @@ from numba.extending import intrinsic, overload
 from gramian.kernels.native import compiled
 from gramian.kernels.vectors import Vector, as_reals, nearest, splat_like, to_integers, where
 
-__all__ = ["erf", "exp", "keep", "logistic", "normal_density"]
+__all__ = ["erf", "exp", "keep", "keys", "logistic", "normal_density"]
 
 
 @intrinsic
@@ -130,13 +130,20 @@ def _scrambled(h):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def keep(counters, first, seed, threshold):  # type: ignore[no-untyped-def]
+def keys(seed):  # type: ignore[no-untyped-def]
+    """Two keys of 32 bits, the second one made of the whole seed."""
+    first = _scrambled(seed & 0xFFFFFFFF)
+    return first, _scrambled(((seed >> 32) & 0xFFFFFFFF) ^ first ^ 0x9E3779B9)
+
+
+@compiled
+def keep(counters, first, key, other, threshold):  # type: ignore[no-untyped-def]
     """The mask of counters ``first + counters`` whose hash, a fraction of 2**24, is not below `threshold`.
 
-    A counter's hash depends on itself and the seed alone: two rounds with a different half of the seed before each.
-    `gramian.kernels.dropout.kept` is the same in plain torch.
+    A counter's hash depends on itself and the two `keys` of the seed alone: a round of scrambling after each.
+    `gramian.kernels.pointwise.kept` is the same in plain torch.
     """
     low = 0xFFFFFFFF
-    h = _scrambled(counters + ((first + seed) & low) & low)
-    h = _scrambled(h ^ (((seed >> 32) ^ (first >> 32)) & low))
+    h = _scrambled(counters + ((first + key) & low) & low)
+    h = _scrambled(h ^ ((other ^ (first >> 32)) & low))
     return (h >> 8) >= threshold

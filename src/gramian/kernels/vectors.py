@@ -1,12 +1,9 @@
 """SIMD vectors in numba: 512 bits of float32, float64 or integers of the same width, with the usual operators.
 
-Loops over numbers are left to LLVM's vectoriser, which gives up on interleaved complex numbers, on many arrays that might
-overlap, and on reductions; loops over vectors are as fast as they look. On processors with shorter registers LLVM
-splits the vectors.
+Loops over numbers are left to LLVM's vectoriser, which gives up on interleaved complex numbers, on many arrays that
+might overlap, and on reductions; loops over vectors are as fast as they look. On processors with shorter registers
+LLVM splits the vectors.
 
-Inside a `compiled` function: ``load(a, i, n)`` reads lanes ``i ... i + 15`` of a flat array, zero from n on, and
-``store(a, i, n, v)`` writes those below n, so a loop ``for i in range(0, n, lanes(real))`` has no remainder to care for.
-`load_whole` and `store_whole` do without the end where there is room for all lanes.
 Vectors mix with numbers of their own type; comparisons make masks for `where`.
 """
 
@@ -28,13 +25,9 @@ __all__ = [
     "duplicate_odd",
     "indices",
     "lanes",
-    "load",
-    "load_whole",
     "nearest",
     "splat",
     "splat_like",
-    "store",
-    "store_whole",
     "swap_pairs",
     "to_integers",
     "to_reals",
@@ -134,89 +127,14 @@ def indices(context: Any, like: Any) -> Any:
     return result(like), codegen
 
 
-def lanes_below(builder: Any, count: int, start: Any, end: Any) -> Any:
-    """The mask of lanes k with ``start + k < end``."""
-    wide = ir.VectorType(ir.IntType(32), count)
-    left = builder.sub(end, start)
-    most = ir.Constant(left.type, count)
-    left = builder.trunc(builder.select(builder.icmp_signed("<", left, most), left, most), ir.IntType(32))
-    return builder.icmp_signed("<", constant(wide, range(count)), splatted(builder, wide, left))
-
-
-def pointer_to(context: Any, builder: Any, array_type: Any, value: Any, index: Any, kind: ir.VectorType) -> Any:
-    """Pointer to the vector that starts at this index of an array."""
-    array = context.make_array(array_type)(context, builder, value)
-    return builder.bitcast(builder.gep(array.data, [index]), kind.as_pointer())
-
-
-def call_masked(builder: Any, kind: ir.VectorType, name: str, args: list[Any], returns: Any) -> Any:
-    """Call LLVM's masked load or store."""
-    function = ir.FunctionType(returns, [a.type for a in args])
-    return builder.call(_declared(builder, f"llvm.masked.{name}.{_suffix(kind)}.p0", function), args)
-
-
-def _declared(builder: Any, name: str, kind: ir.FunctionType) -> Any:
+def declared(builder: Any, name: str, kind: ir.FunctionType) -> Any:
     """A function of LLVM's, declared once a module."""
     return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
 
 
-def _suffix(kind: ir.VectorType) -> str:
+def suffix(kind: ir.VectorType) -> str:
     letter = {ir.FloatType: "f32", ir.DoubleType: "f64"}.get(type(kind.element)) or f"i{kind.element.width}"
     return f"v{kind.count}{letter}"
-
-
-@intrinsic
-def load(context: Any, array: Any, start: Any, end: Any) -> Any:
-    """Lanes ``array[start], array[start + 1], ...`` of a flat contiguous array, zero from `end` on."""
-    result = of(array.dtype)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = context.get_value_type(result)
-        place = pointer_to(context, builder, signature.args[0], args[0], args[1], kind)
-        align = ir.Constant(ir.IntType(32), array.dtype.bitwidth // 8)
-        mask = lanes_below(builder, result.count, args[1], args[2])
-        return call_masked(builder, kind, "load", [place, align, mask, ir.Constant(kind, None)], kind)
-
-    return result(array, types.int64, types.int64), codegen
-
-
-@intrinsic
-def store(context: Any, array: Any, start: Any, end: Any, vector: Any) -> Any:
-    """Write lanes to ``array[start], array[start + 1], ...``, but not from `end` on."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = context.get_value_type(vector)
-        place = pointer_to(context, builder, signature.args[0], args[0], args[1], kind)
-        align = ir.Constant(ir.IntType(32), array.dtype.bitwidth // 8)
-        mask = lanes_below(builder, vector.count, args[1], args[2])
-        call_masked(builder, kind, "store", [args[3], place, align, mask], ir.VoidType())
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, types.int64, vector), codegen
-
-
-@intrinsic
-def load_whole(context: Any, array: Any, start: Any) -> Any:
-    """All lanes from ``array[start]`` on."""
-    result = of(array.dtype)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = pointer_to(context, builder, signature.args[0], *args, context.get_value_type(result))
-        return builder.load(place, align=array.dtype.bitwidth // 8)
-
-    return result(array, types.int64), codegen
-
-
-@intrinsic
-def store_whole(context: Any, array: Any, start: Any, vector: Any) -> Any:
-    """Write all lanes to ``array[start]`` and on."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = pointer_to(context, builder, signature.args[0], *args[:2], context.get_value_type(vector))
-        builder.store(args[2], place, align=array.dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, vector), codegen
 
 
 def _elementwise(real: str | None, integer: str | None) -> Callable[..., Any]:
@@ -321,7 +239,7 @@ def nearest(context: Any, vector: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = context.get_value_type(vector)
-        return builder.call(_declared(builder, f"llvm.rint.{_suffix(kind)}", ir.FunctionType(kind, [kind])), args)
+        return builder.call(declared(builder, f"llvm.rint.{suffix(kind)}", ir.FunctionType(kind, [kind])), args)
 
     return vector(vector), codegen
 

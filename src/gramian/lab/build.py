@@ -64,7 +64,7 @@ def build_model(config: ModelConfig, d_input: int, n_outputs: int, realization: 
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> AdamW:
-    """AdamW in one pass over all parameters; poles, input normalisation and B have their own learning rate and no weight decay."""
+    """AdamW in one pass; poles, input normalisation and B have their own learning rate and no weight decay."""
     ssm: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for module in model.modules():

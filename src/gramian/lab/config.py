@@ -166,7 +166,11 @@ class RollBackConfig(Strict):
 
 
 class CompressConfig(Strict):
-    """When and how far states are cut; `analyze_every` also looks at spectra between cuts."""
+    """When and how far states are cut.
+
+    `analyze_every` also looks at spectra between cuts, and less often where that would take more than the fraction
+    `analyze_share` of the training time (null: no limit).
+    """
 
     policy: PolicyConfig
     schedule: ScheduleConfig
@@ -176,6 +180,7 @@ class CompressConfig(Strict):
     min_gain: float = Field(0.05, ge=0, lt=1)
     rollback: RollBackConfig | None = None
     analyze_every: int | None = Field(None, ge=1)
+    analyze_share: float | None = Field(0.01, gt=0, le=1)
 
 
 class Config(Strict):

@@ -33,7 +33,8 @@ class SequenceNorm(nn.Module):
     def __init__(self, d_model: int, kind: Literal["batch", "layer"]) -> None:
         super().__init__()
         self.kind = kind
-        self.norm = nn.BatchNorm1d(d_model, momentum=_MOMENTUM, affine=False) if kind == "batch" else nn.LayerNorm(d_model)
+        batch_norm = nn.BatchNorm1d(d_model, momentum=_MOMENTUM, affine=False)
+        self.norm = batch_norm if kind == "batch" else nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.kind == "layer":

@@ -24,7 +24,7 @@ from gramian.lab.config import Config, load_config
 from gramian.lab.data import Batches, load_data
 from gramian.lab.environment import environment
 from gramian.lab.files import JsonLines, read_tree, whole_file, whole_folder, write_json, write_tree
-from gramian.lab.monitor import SpectrumLog
+from gramian.lab.monitor import Looks, SpectrumLog
 from gramian.lab.saved_model import save_model
 from gramian.layers.reducible import Spectrum, reducible_layers
 
@@ -96,6 +96,8 @@ class Run:
         self.looked: dict[str, Spectrum] = {}  # spectra of the last look, or right after the last cut
         self.metrics, self.events = JsonLines(folder / "metrics.jsonl"), JsonLines(folder / "events.jsonl")
         self.spectra = SpectrumLog(folder / "spectra.safetensors")
+        compress = config.compress
+        self.looks = Looks(None, None) if compress is None else Looks(compress.analyze_every, compress.analyze_share)
 
     @classmethod
     def begin(cls, config: Config, folder: Path) -> Run:
@@ -144,6 +146,7 @@ class Run:
             "snapshot": snapshot(self.model, self.optimizer, (self.scheduler,)),
             "compressor": None if self.compressor is None else self.compressor.state_dict(),
             "looked": {name: spectrum.state_dict() for name, spectrum in self.looked.items()},
+            "looks": self.looks.state_dict(),
             "written": {"metrics": len(self.metrics), "events": len(self.events), "spectra": self.spectra.keys},
         }
         now = self.folder / "checkpoints" / f"step_{self.step:08d}"
@@ -162,6 +165,7 @@ class Run:
         if self.compressor is not None:
             self.compressor.load_state_dict(state["compressor"])
         self.looked = {name: Spectrum.from_state_dict(s) for name, s in state["looked"].items()}
+        self.looks.load_state_dict(state["looks"])
         self._rewind(state["written"])
 
     def _rewind(self, written: dict[str, Any]) -> None:

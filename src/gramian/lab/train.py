@@ -21,6 +21,7 @@ from gramian.lab.monitor import drift
 from gramian.lab.run import Run
 from gramian.lab.summary import summarize
 from gramian.layers.reducible import Spectrum
+from gramian.layers.spectra import spectra_of
 
 __all__ = ["Interrupted", "Watcher", "train"]
 
@@ -42,7 +43,7 @@ class Watcher:
         """After a validation."""
 
     def happened(self, run: Run, event: Event) -> None:
-        """After a cut, a skipped cut or a roll-back."""
+        """After a cut, a skipped cut or a roll-back, or when looks at the spectra become rarer or more frequent."""
 
     def finished(self, run: Run) -> None:
         """After the last step."""
@@ -168,15 +169,15 @@ def _validate(run: Run) -> dict[str, float]:
 
 def _compress(run: Run, metric: float | None, watcher: Watcher) -> None:
     """Let the compressor act, and note what it did and saw."""
-    compressor, compress = run.compressor, run.config.compress
-    if compressor is None or compress is None:
+    compressor = run.compressor
+    if compressor is None:
         return
     event = compressor.step(metric)
     run.seconds += event.seconds
     if event.kind in ("cut", "skipped"):
-        _look(run, compressor, compressor.last_spectra)
-    elif event.kind == "none" and compress.analyze_every and run.step % compress.analyze_every == 0:
-        _look(run, compressor, compressor.spectra())
+        _look(run, compressor, compressor.last_spectra, watcher)
+    elif event.kind == "none" and run.looks.due(run.step, run.seconds):
+        _look(run, compressor, None, watcher)
     if event.changed:
         run.step = run.step if event.resume_at is None else event.resume_at
         run.looked = compressor.spectra()
@@ -185,10 +186,20 @@ def _compress(run: Run, metric: float | None, watcher: Watcher) -> None:
         watcher.happened(run, event)
 
 
-def _look(run: Run, compressor: Compressor, spectra: dict[str, Spectrum]) -> None:
-    """Keep the spectra, and how far they moved since the last look at layers of these sizes."""
+def _look(run: Run, compressor: Compressor, seen: dict[str, Spectrum] | None, watcher: Watcher) -> None:
+    """Keep the spectra, and how far they moved since the last look at layers of these sizes, if there is time for it.
+
+    `seen` are the spectra if they are known already; they cost nothing then.
+    """
+    start = time.perf_counter()
+    spectra = seen or spectra_of(compressor.layers, for_proposals=bool(run.looked))
     run.spectra.add(run.step, spectra)
-    if run.looked and compressor.policy is not None:
+    if run.looked and compressor.policy is not None and (seen is None or run.looks.affordable(run.seconds)):
         row = drift(run.looked, spectra, compressor.policy)
         run.metrics.append({"step": run.step, "seconds": run.seconds, **row})
-    run.looked = spectra
+    run.looked = {name: spectrum.light() for name, spectrum in spectra.items()}
+    remark = run.looks.account(time.perf_counter() - start, run.step, run.seconds)
+    if remark:
+        event = Event(run.step, "noted", (), remark)
+        run.events.append(event.to_dict())
+        watcher.happened(run, event)

@@ -20,6 +20,7 @@ from gramian.errors import ConfigError, ShapeError, did_you_mean
 from gramian.kernels import diagonal_ssm_pairs
 from gramian.layers.lru_reduction import MIN_DECAY, decay_and_angle, lru_system, propose_lru
 from gramian.layers.reducible import Reduction, Spectrum, assign_
+from gramian.layers.stepper import Stepper
 from gramian.systems.balancing import balancing
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.projections import Choice, balanced
@@ -128,7 +129,10 @@ class LRU(nn.Module):
         return y.to(u.dtype), final
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step: output ``(batch, H)`` and new state ``(batch, N)`` for an input ``(batch, H)``."""
+        """One step: output ``(batch, H)`` and new state ``(batch, N)`` for an input ``(batch, H)``.
+
+        Differentiable, and computes the coefficients anew; `stepper` is what inference wants.
+        """
         with torch.autocast(u.device.type, enabled=False):
             decay, angle, B, C, D = self._recurrence()
             inputs = u.to(decay.dtype)
@@ -136,6 +140,11 @@ class LRU(nn.Module):
             state = torch.polar(torch.exp(-decay), angle) * state + inputs.to(B.dtype) @ B
             y = (state @ C.mT).real + D * inputs
             return y.to(u.dtype), state
+
+    @torch.no_grad()
+    def stepper(self, batch: int = 1) -> Stepper:
+        """For inference: ``stepper.prefill(u)`` and ``stepper.step(u)``, with the parameters as they are now."""
+        return Stepper(*self._recurrence(), batch)
 
     def _recurrence(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Decay, angle, ``gamma B`` and C as pairs ``(H, N, 2)``, and D; in float32 (float64 for a float64 layer)."""

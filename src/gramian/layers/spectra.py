@@ -56,14 +56,10 @@ def spectra_of(layers: Mapping[str, Reducible], *, for_proposals: bool = False) 
     for names in groups.values():
         fitting = min(len(names), room // balancing_bytes(systems[names[0]]))
         room -= fitting * balancing_bytes(systems[names[0]])
-        parts = names[:fitting], names[fitting:]
-        results: list[list[Balancing] | list[Tensor]] = [
-            _balanced([systems[n] for n in parts[0]]),
-            _values([systems[n] for n in parts[1]]),
-        ]
-        for part, result in zip(parts, results, strict=True):
-            for name, known in zip(part, result, strict=True):
-                found[name] = Spectrum.hankel(systems[name], layers[name].d_state, known)
+        heavy = _balanced([systems[name] for name in names[:fitting]])
+        light = _values([systems[name] for name in names[fitting:]])
+        for name, known in zip(names, (*heavy, *light), strict=True):
+            found[name] = Spectrum.hankel(systems[name], layers[name].d_state, known)
     return {name: found[name] for name in layers}
 
 
@@ -83,6 +79,6 @@ def _values(systems: list[LinearSystem]) -> list[Tensor]:
 
 def _stacked(systems: list[LinearSystem]) -> LinearSystem:
     """Systems of one shape as one batch; each has been checked already, under its own name."""
-    fields = [torch.stack([getattr(system, key) for system in systems]) for key in ("A", "B", "C", "D")]
+    A, B, C, D = (torch.stack([getattr(system, key) for system in systems]) for key in ("A", "B", "C", "D"))
     logs = torch.stack([s.log_poles for s in systems]) if systems[0].is_diagonal else None
-    return LinearSystem(*fields, logs, systems[0].real_part, "a batch of layers")  # type: ignore[arg-type]
+    return LinearSystem(A, B, C, D, logs, systems[0].real_part, "a batch of layers")  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ class Balancing:
         """The balancing of one system of a batch."""
         s, f = self.system, self.factors
         A, B, C, D, logs = (None if t is None else t[index] for t in (s.A, s.B, s.C, s.D, s.log_poles))
-        system = LinearSystem(A, B, C, D, logs, s.real_part, s.name)  # type: ignore[arg-type]
+        system = LinearSystem(A, B, C, D, logs, s.real_part, s.name)
         factors = Factors(f.controllability[index], f.observability[index])
         left = None if self.left is None else self.left[index]
         return Balancing(system, factors, self.hsv[index].clone(), left, self.right[index])

@@ -24,7 +24,7 @@ __all__ = ["Gains", "resolvent", "response_of_modes"]
 _CHUNK_ENTRIES = 2**22  # complex numbers held at once
 _DIRECT = 1024  # up to this many entries of a response it is formed
 _FIRST, _MORE = 8, 64  # singular values computed at a time, the most promising frequencies first
-_FOLLOWED = 16  # of many channels: frequencies looked at in double precision
+_FOLLOWED = 8  # of many channels: frequencies looked at in double precision
 
 
 def resolvent(logs: Tensor, omega: Tensor) -> Tensor:
@@ -78,10 +78,9 @@ def _times(matrix: Tensor, X: Tensor) -> Tensor:
 def _weigh(weights: tuple[Tensor, ...], X: Tensor, adjoint: bool) -> Tensor:
     if len(weights) == 1:
         return X * (weights[0].conj() if adjoint else weights[0])
-    p, s = (w.conj() for w in weights) if adjoint else weights
+    p, s = (weights[0].conj(), -weights[1].conj()) if adjoint else weights
     upper, lower = X.chunk(2)
-    mixed = torch.cat([p * upper + s * lower, p * lower - s * upper]) if adjoint else None
-    return torch.cat([p * upper - s * lower, s * upper + p * lower]) if mixed is None else mixed
+    return torch.cat([p * upper - s * lower, s * upper + p * lower])
 
 
 class Gains:
@@ -106,7 +105,7 @@ class Gains:
             return self._direct(omega, screened=True), None
         start = torch.randn(self.system.n_inputs, 1, generator=torch.Generator().manual_seed(0))
         start = start.expand(-1, len(omega)).to(torch.complex64)
-        gains, vectors = self._krylov(_Operator(self.system, torch.complex64), omega, start, 3)
+        gains, vectors = self._krylov(_Operator(self.system, torch.complex64), omega, start, 2)
         best = gains.topk(min(_FOLLOWED, len(omega))).indices
         gains = gains * (1 - 1e-5)  # single precision must not outbid what is measured in double
         gains[best], vectors[:, best] = self.measure(omega[best], vectors[:, best])
@@ -161,7 +160,7 @@ class Gains:
 
 
 def _where_largest(G: Tensor, largest: float) -> Tensor:
-    """The largest singular value of each response; 0 where its Frobenius norm rules out that it is more than the others, and than `largest`."""
+    """The largest singular values of responses; 0 where the Frobenius norm is below `largest` or another of them."""
     ceilings = torch.linalg.matrix_norm(G)
     gains = torch.zeros_like(ceilings)
     order = ceilings.argsort(descending=True)

@@ -193,12 +193,10 @@ class LinearSystem:
 
     def equals(self, other: LinearSystem) -> bool:
         """Whether the other system is given by the same numbers, to the bit."""
-        mine, theirs = ((s.A, s.B, s.C, s.D, s.log_poles) for s in (self, other))
-        same = all(
-            a is b is None or (a is not None and b is not None and torch.equal(a, b))
-            for a, b in zip(mine, theirs, strict=True)
-        )
-        return self.real_part == other.real_part and same
+        fields = [(self.A, other.A), (self.B, other.B), (self.C, other.C), (self.D, other.D)]
+        if self.is_diagonal and other.is_diagonal:
+            fields.append((self.log_poles, other.log_poles))
+        return self.real_part == other.real_part and all(torch.equal(a, b) for a, b in fields)
 
     def __neg__(self) -> LinearSystem:
         return LinearSystem(self.A, self.B, -self.C, -self.D, self.log_poles, self.real_part, f"-({self.name})")

@@ -18,7 +18,7 @@ from gramian.systems.projections import Projection
 __all__ = ["Modes", "fit_to_slots", "to_modes"]
 
 _LANCZOS_STEPS = 12
-_MANY = 64  # states
+_MANY, _VERY_MANY = 64, 400  # states
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,18 @@ def fit_to_slots(fom: LinearSystem, projection: Projection, slots: int) -> Modes
     Starts at order ``2 slots`` (a real-part system; ``slots`` otherwise) and lowers it while real poles, each of
     which takes a slot of its own, make the modes too many: by one for each mode too many, which can step over an
     order that would have fitted, and saves an eigendecomposition for each of the others. A large system nearly always
-    has real poles: they are counted first, without eigenvectors.
+    has real poles: they are counted first, without eigenvectors. In a very large one, where a slot is little and an
+    eigendecomposition much, the order is lowered as if it kept all its real poles.
     """
     reduced = projection.reduced(fom)
     n = min(projection.rank, 2 * slots if fom.real_part else slots)
-    if n >= _MANY and fom.real_part:
+    if _MANY <= n < _VERY_MANY and fom.real_part:
         real = int((torch.linalg.eigvals(reduced[0][:n, :n]).imag == 0).sum())
         n -= max(0, (n + real) // 2 - slots)
+    stride = 2 if n >= _VERY_MANY else 1
     modes = to_modes(fom, projection.leading(n), reduced)
     while len(modes.poles) > slots:
-        n -= max(1, len(modes.poles) - slots)
+        n -= max(1, stride * (len(modes.poles) - slots))
         modes = to_modes(fom, projection.leading(n), reduced)
     return modes
 

@@ -169,7 +169,7 @@ def _beside(omega: Tensor, peaks: Tensor, points: int) -> Tensor:
 
 
 def _rounding(system: LinearSystem) -> float:
-    """How far rounding can move a gain: relative to ``sum_i |w_i| ||b_i|| ||c_i|| + ||D||_F``, what it is added up from."""
+    """How far rounding can move a gain: relative to what it is added up from, ``||b_i|| ||c_i|| / (1 - |l_i|)``."""
     if not system.is_diagonal:
         return 0.0
     b, c = system.B.abs().square().sum(-1).sqrt(), system.C.abs().square().sum(-2).sqrt()

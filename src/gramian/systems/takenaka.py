@@ -9,10 +9,10 @@ with the Blaschke factor ``b`` of ``l_p``, turned so that ``b(1) = 1``:
 ``1 - b(z) = (1 - |l_p|^2) (1 - z) / ((1 - z conj l_p) (1 - l_p))``, where nothing cancels. Everything is computed from
 logarithms of the poles, so clusters and poles next to the unit circle lose no digits.
 
-**Conjugate pairs.** The modes of a real system come with their conjugates. Steps for ``l_p`` and ``conj l_p``, one after
-the other, leave rows that are conjugates of each other again (that is what ``b(1) = 1`` is for), so half of them are
-kept; and the two columns, turned by a unitary matrix ``Z``, are conjugates too: in the coordinates ``(Re x, Im x)``
-they are real.
+**Conjugate pairs.** The modes of a real system come with their conjugates. Steps for ``l_p`` and ``conj l_p``, one
+after the other, leave rows that are conjugates of each other again (that is what ``b(1) = 1`` is for), so half of
+them are kept; and the two columns, turned by a unitary matrix ``Z``, are conjugates too: in the coordinates
+``(Re x, Im x)`` they are real.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from gramian.kernels.native import array, compiled, entry, launch, run
-from gramian.kernels.vectors import lanes, load, splat, store, total
+from gramian.kernels.vector_memory import load, store
+from gramian.kernels.vectors import lanes, splat, total
 
 __all__ = ["takenaka_factors"]
 
@@ -152,10 +153,10 @@ def _orthogonal_parts(g, row, to, n, real):  # type: ignore[no-untyped-def]
 def _two_directions(g, row, w, n, pole, width, real):  # type: ignore[no-untyped-def]
     """Directions of the steps for ``l_p`` and ``conj l_p``, and the turn ``Z``: a phase, a sine, a cosine.
 
-    With ``g_p = phase (a + i b)``, real ``a`` and ``b`` orthogonal, the first direction is ``phase (a + i b) / |g|``. What
-    it leaves of ``conj g_p`` has a part across, along ``|b| a^ - i |a| b^`` in terms of unit vectors, and the part
-    along, times the Blaschke factor. Put together in this way the two directions fit each other to rounding, however
-    close the pole is to the real axis and the row to real numbers: else the rows would not stay in conjugate pairs.
+    With ``g_p = phase (a + i b)``, real ``a`` and ``b`` orthogonal, the first direction is ``phase (a + i b) / |g|``.
+    What it leaves of ``conj g_p`` has a part across, along ``|b| a^ - i |a| b^`` in terms of unit vectors, and the
+    part along, times the Blaschke factor. Put together in this way the two directions fit each other to rounding,
+    however close the pole is to the real axis and the row to real numbers: else the rows would not stay conjugates.
     """
     second, doubled = w + 2 * n, 2 * pole.real
     phase, a, b = _orthogonal_parts(g, row, second, n, real)
