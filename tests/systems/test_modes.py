@@ -213,3 +213,12 @@ def test_other_projections_are_packed_alike(choose) -> None:  # type: ignore[no-
         rtol=1e-9,
         atol=1e-9,
     )
+
+
+@pytest.mark.parametrize(("n", "lost"), [(60, 0), (240, 4)])
+def test_slots_of_a_large_system_are_nearly_all_used(n: int, lost: int) -> None:
+    for seed in range(3):
+        system = random_system(n, 20, 20, seed=seed, radius=(0.9, 0.999))
+        modes = fit_to_slots(system, balanced(system, system.order), n - 30)
+        assert n - 30 - lost <= len(modes.poles) <= n - 30
+        assert len(modes.poles) == (modes.order + modes.real_poles) // 2

@@ -11,6 +11,7 @@ import json
 import math
 from functools import cache
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -19,6 +20,14 @@ __all__ = ["TABLE", "fastest", "stateless"]
 
 TABLE = Path(__file__).with_name("choice.json")
 _FEW_CHANNELS = 64  # on other devices than the CPU, where nothing was measured: up to here, a convolution
+
+
+class _Row(TypedDict):
+    batch: int
+    length: int
+    channels: int
+    order: int
+    seconds: dict[str, float]
 
 
 def stateless(backend: str) -> bool:
@@ -60,12 +69,11 @@ def _choose(batch: int, length: int, channels: int, order: int, stateful: bool, 
 def _nearest(batch: int, length: int, channels: int, order: int, stateful: bool, square: bool) -> str:
     shape = [math.log2(max(1, size)) for size in (batch, length, channels, order)]
 
-    def distance(row: dict[str, object]) -> float:
+    def distance(row: _Row) -> float:
         point = (row["batch"], row["length"], row["channels"], row["order"])
-        return sum((a - math.log2(b)) ** 2 for a, b in zip(shape, point, strict=True))  # type: ignore[call-overload]
+        return sum((a - math.log2(b)) ** 2 for a, b in zip(shape, point, strict=True))
 
-    row = min(_rows(), key=distance)
-    seconds: dict[str, float] = row["seconds"]  # type: ignore[assignment]
+    seconds = min(_rows(), key=distance)["seconds"]
     able = {
         name: time
         for name, time in seconds.items()
@@ -75,6 +83,6 @@ def _nearest(batch: int, length: int, channels: int, order: int, stateful: bool,
 
 
 @cache
-def _rows() -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = json.loads(TABLE.read_text(encoding="utf-8"))["rows"]
+def _rows() -> list[_Row]:
+    rows: list[_Row] = json.loads(TABLE.read_text(encoding="utf-8"))["rows"]
     return rows

@@ -158,7 +158,7 @@ def _openmp() -> Callable[[int, int, int, int], None] | None:
         function = ctypes.CDLL(str(path)).GOMP_parallel
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         function.restype = None
-        return function  # type: ignore[no-any-return]
+        return function
     return None
 
 

@@ -76,7 +76,7 @@ def load_whole(context: Any, array: Any, start: Any) -> Any:
     result = of(array.dtype)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = pointer_to(context, builder, signature.args[0], *args, context.get_value_type(result))
+        place = pointer_to(context, builder, signature.args[0], args[0], args[1], context.get_value_type(result))
         return builder.load(place, align=array.dtype.bitwidth // 8)
 
     return result(array, types.int64), codegen
@@ -87,7 +87,7 @@ def store_whole(context: Any, array: Any, start: Any, vector: Any) -> Any:
     """Write all lanes to ``array[start]`` and on."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = pointer_to(context, builder, signature.args[0], *args[:2], context.get_value_type(vector))
+        place = pointer_to(context, builder, signature.args[0], args[0], args[1], context.get_value_type(vector))
         builder.store(args[2], place, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 

@@ -71,7 +71,7 @@ class Vector(types.Type):
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Vector) -> None:
         element = ir.IntType(1) if kind.element == types.boolean else manager.lookup(kind.element).get_value_type()
         super().__init__(manager, kind, ir.VectorType(element, kind.count))
@@ -151,7 +151,7 @@ def _elementwise(real: str | None, integer: str | None) -> Callable[..., Any]:
 
         return a(a, b), codegen
 
-    return operation  # type: ignore[no-any-return]
+    return operation
 
 
 def _comparison(sign: str) -> Callable[..., Any]:
@@ -162,7 +162,7 @@ def _comparison(sign: str) -> Callable[..., Any]:
 
         return a.mask(a, b), codegen
 
-    return operation  # type: ignore[no-any-return]
+    return operation
 
 
 @intrinsic
@@ -226,7 +226,7 @@ def _cast(target: str, name: str) -> Callable[..., Any]:
 
         return result(vector), codegen
 
-    return operation  # type: ignore[no-any-return]
+    return operation
 
 
 as_integers, as_reals = _cast("integers", "bitcast"), _cast("reals", "bitcast")  # the same bits
@@ -253,7 +253,7 @@ def _shuffle(order: Callable[[int], int]) -> Callable[..., Any]:
 
         return vector(vector), codegen
 
-    return operation  # type: ignore[no-any-return]
+    return operation
 
 
 swap_pairs = _shuffle(lambda k: k ^ 1)  # a complex number (re, im) becomes (im, re)

@@ -56,9 +56,9 @@ def spectra_of(layers: Mapping[str, Reducible], *, for_proposals: bool = False) 
     for names in groups.values():
         fitting = min(len(names), room // balancing_bytes(systems[names[0]]))
         room -= fitting * balancing_bytes(systems[names[0]])
-        heavy = _balanced([systems[name] for name in names[:fitting]])
-        light = _values([systems[name] for name in names[fitting:]])
-        for name, known in zip(names, (*heavy, *light), strict=True):
+        known_of: list[Balancing | Tensor] = [*_balanced([systems[name] for name in names[:fitting]])]
+        known_of += _values([systems[name] for name in names[fitting:]])
+        for name, known in zip(names, known_of, strict=True):
             found[name] = Spectrum.hankel(systems[name], layers[name].d_state, known)
     return {name: found[name] for name in layers}
 

@@ -33,8 +33,8 @@ class Stepper:
     """
 
     def __init__(self, decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, D: Tensor, batch: int) -> None:
-        self._recurrence = tuple(t.detach().clone(memory_format=torch.contiguous_format) for t in (decay, angle, B, C, D))
-        decay, angle, B, C, D = self._recurrence
+        own = [t.detach().clone(memory_format=torch.contiguous_format) for t in (decay, angle, B, C, D)]
+        self._recurrence = decay, angle, B, C, D = tuple(own)
         self._poles = pole_powers(decay, angle, torch.ones(1, device=decay.device))[0].contiguous()
         self._B, self._D = B, D
         self._C_conj = (C * torch.tensor([1.0, -1.0], dtype=C.dtype, device=C.device)).contiguous()
@@ -57,7 +57,8 @@ class Stepper:
     def prefill(self, u: Tensor) -> Tensor:
         """Outputs ``(batch, L, H)`` for a piece of sequence ``(batch, L, H)``, read all at once."""
         self._check(u, 3)
-        y, final = diagonal_ssm_pairs(u.to(self._B.dtype), *self._recurrence, self._state)
+        decay, angle, B, C, D = self._recurrence
+        y, final = diagonal_ssm_pairs(u.to(B.dtype), decay, angle, B, C, D, self._state)
         assert final is not None
         self._state = final.contiguous()
         return y.to(u.dtype)

@@ -87,7 +87,9 @@ def balancing(system: LinearSystem, route: Route = accurate) -> Balancing:
     factors = route(system).real() if system.real_part else route(system)
     if min(factors.controllability.shape[-1], factors.observability.shape[-1]) < _LARGE:
         return _by_svd(system, factors)
-    values, vectors = torch.linalg.eigh(_squared(factors))
+    vectors = _squared(factors).mT  # by columns, as LAPACK wants it, which writes the eigenvectors over it
+    values = vectors.new_empty(vectors.shape[:-1], dtype=torch.float64)
+    torch.linalg.eigh(vectors, out=(values, vectors))
     hsv = values.flip(-1).clamp(min=0).sqrt()
     return Balancing(system, factors, _fitted(hsv, system.order), None, vectors)
 

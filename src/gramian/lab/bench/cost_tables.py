@@ -97,9 +97,8 @@ def inference_table(settings: Settings) -> Result:
     length = 16 if settings.small else 784
     columns = ("H", "batch", "N", "step, us", f"prefill of {length} steps, ms", "prefill, us a step and sequence")
     note = (
-        "`LRU.step` takes one input and the state, and computes the recurrence's coefficients anew; prefill is "
-        "`LRU.scan`, which returns all outputs and the last state. No gradients. All sizes of one H and batch "
-        "are timed in the same turns."
+        "`LRU.stepper`: coefficients computed once, one compiled pass a step; prefill returns all outputs and leaves "
+        "the last state behind. No gradients. All sizes of one H and batch are timed in the same turns."
     )
     return Result([Section("", columns, rows)], (note,), data)
 

@@ -136,23 +136,11 @@ def cut(shape: Shape) -> Call:
 
 def stepping(shape: Shape) -> Call:
     """One step of inference; every call goes on from the state that the last one left."""
-    lru, u = new_layer(shape), torch.ones(shape.batch, shape.channels)
-    state = lru.initial_state(shape.batch)
-
-    def call() -> None:
-        nonlocal state
-        with torch.no_grad():
-            _, state = lru.step(u, state)
-
-    return call
+    stepper, u = new_layer(shape).stepper(shape.batch), torch.ones(shape.batch, shape.channels)
+    return lambda: stepper.step(u)
 
 
 def prefill(shape: Shape) -> Call:
     """A whole prompt of `length` steps at once, outputs and the state after it."""
-    lru, u = new_layer(shape), layer_data(shape)[0]
-
-    def call() -> Any:
-        with torch.no_grad():
-            return lru.scan(u)
-
-    return call
+    stepper, u = new_layer(shape).stepper(shape.batch), layer_data(shape)[0]
+    return lambda: stepper.prefill(u)
