@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -70,3 +72,11 @@ def test_a_cut_makes_no_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
     for rank in (7, 4, 1):
         lru.apply_(lru.propose(rank))
         results(lru, lru, u)
+
+
+def test_training_does_not_load_the_compiler() -> None:
+    """It takes a second and 150 MB, and is wanted only by those who compile."""
+    script = "import sys, torch; from gramian import LRU; LRU(2, 3)(torch.ones(1, 9, 2)).sum().backward()"
+    check = f"{script}; print('torch._dynamo' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

@@ -170,6 +170,14 @@ def test_looks_without_a_limit_never_change() -> None:
     assert looks.due(15, 1.0)
 
 
+def test_a_look_without_a_comparison_counts_but_changes_nothing() -> None:
+    looks = Looks(every=10, share=0.01)
+    assert looks.account(5.0, 10, 1.0, compared=False) == ""
+    assert looks.interval == 10
+    assert not looks.due(20, 2.0)
+    assert looks.due(5010, 501.0)
+
+
 def test_looks_go_on_after_a_resume_where_they_were() -> None:
     looks, resumed = Looks(10, 0.01), Looks(10, 0.01)
     looks.account(0.5, 10, 0.1)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -421,3 +422,25 @@ def test_plug_pulled_before_the_first_checkpoint_means_to_begin_anew(run: Path, 
         train(small_config(), tmp_path / "run", watcher=PullThePlug(2))
     train(None, tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", run)
+
+
+def test_slow_looks_become_rare_are_noted_and_leave_the_training_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look seems to take an hour: the second is the last, and the weights are those of a run without looks."""
+    clock, slow = [0.0], train_module.drift
+
+    def an_hour_later(*given: Any) -> dict[str, float]:
+        clock[0] += 3600
+        return slow(*given)
+
+    monkeypatch.setattr(train_module, "drift", an_hour_later)
+    real = time.perf_counter
+    monkeypatch.setattr(train_module.time, "perf_counter", lambda: real() + clock[0])
+    run = finished(tmp_path / "run", compress={"schedule": {"at": [40]}, "analyze_every": 2, "analyze_share": 0.5})
+    noted = [event for event in journal(run, "events.jsonl") if event["kind"] == "noted"]
+    assert len(noted) == 1
+    assert "a look at the spectra took 3.6e+03 s: looking every" in noted[0]["reason"]
+    assert len([row for row in journal(run, "metrics.jsonl") if "drift/rank/blocks.0.lru" in row]) == 1
+    plain = finished(tmp_path / "plain", compress={"schedule": {"at": [40]}, "analyze_every": None})
+    assert (run / "model/model.safetensors").read_bytes() == (plain / "model/model.safetensors").read_bytes()

@@ -57,15 +57,10 @@ def fastest(u: Tensor, order: int, outputs: int, *, stateful: bool, padded: bool
         few = max(u.shape[2], outputs) <= _FEW_CHANNELS
         return ("chunked" if stateful else "fft") if few else "products"
     batch, length, inputs = u.shape
-    return _choose(int(batch), int(length), int(max(inputs, outputs)), int(order), stateful, bool(inputs == outputs))
+    find = _nearest if torch.compiler.is_compiling() else _nearest_cached  # a graph is traced without the cache
+    return find(batch, length, max(inputs, outputs), order, stateful, inputs == outputs)
 
 
-@torch.compiler.assume_constant_result  # in a graph, shapes are what they were when it was traced
-def _choose(batch: int, length: int, channels: int, order: int, stateful: bool, square: bool) -> str:
-    return _nearest(batch, length, channels, order, stateful, square)
-
-
-@cache
 def _nearest(batch: int, length: int, channels: int, order: int, stateful: bool, square: bool) -> str:
     shape = [math.log2(max(1, size)) for size in (batch, length, channels, order)]
 
@@ -73,7 +68,7 @@ def _nearest(batch: int, length: int, channels: int, order: int, stateful: bool,
         point = (row["batch"], row["length"], row["channels"], row["order"])
         return sum((a - math.log2(b)) ** 2 for a, b in zip(shape, point, strict=True))
 
-    seconds = min(_rows(), key=distance)["seconds"]
+    seconds = min(_ROWS, key=distance)["seconds"]
     able = {
         name: time
         for name, time in seconds.items()
@@ -82,7 +77,5 @@ def _nearest(batch: int, length: int, channels: int, order: int, stateful: bool,
     return min(able, key=lambda name: able[name])
 
 
-@cache
-def _rows() -> list[_Row]:
-    rows: list[_Row] = json.loads(TABLE.read_text(encoding="utf-8"))["rows"]
-    return rows
+_nearest_cached = cache(_nearest)
+_ROWS: list[_Row] = json.loads(TABLE.read_text(encoding="utf-8"))["rows"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gramian.kernels.convolution_native import correlate_native, from_channels, mix_native, to_channels
+from gramian.kernels.operators import operator
 
 __all__ = ["causal_convolution", "fft_length"]
 
@@ -51,7 +52,7 @@ def _signal(spectrum: Tensor, n: int, length: int) -> Tensor:
     return from_channels(v, length) if v.device.type == "cpu" else v[..., :length].mT.contiguous()
 
 
-@torch.library.custom_op("gramian::causal_convolution", mutates_args=())
+@operator("causal_convolution")
 def _convolve(u: Tensor, K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The output, and the two spectra for the backward pass: ``(batch, H_in, F)``, ``(H_in, H_out, F)``."""
     n = fft_length(u.shape[1])
@@ -74,7 +75,7 @@ def _(u: Tensor, K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-@torch.library.custom_op("gramian::causal_convolution_backward", mutates_args=())
+@operator("causal_convolution_backward")
 def _convolve_backward(g: Tensor, spectrum: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
     length = g.shape[1]
     n = fft_length(length)

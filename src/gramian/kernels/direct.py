@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from gramian.kernels.direct_native import BLOCK, backward_entry, forward_entry
 from gramian.kernels.native import launch
+from gramian.kernels.operators import operator
 
 __all__ = ["diagonal_ssm_direct"]
 
@@ -86,7 +87,7 @@ def _signed(C: Tensor) -> Tensor:
     return C * torch.tensor([1.0, -1.0], dtype=C.dtype)
 
 
-@torch.library.custom_op("gramian::diagonal_ssm_direct", mutates_args=(), device_types="cpu")
+@operator("diagonal_ssm_direct", cpu_only=True)
 def _direct(u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Output, final state, and the states at block boundaries for the backward pass."""
     sizes, u = _Sizes(u, poles), u.contiguous()
@@ -109,7 +110,7 @@ def _(u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) 
     return u.new_empty(u.shape), u.new_empty(u.shape[0], *poles.shape), boundary
 
 
-@torch.library.custom_op("gramian::diagonal_ssm_direct_backward", mutates_args=(), device_types="cpu")
+@operator("diagonal_ssm_direct_backward", cpu_only=True)
 def _direct_backward(
     g: Tensor, g_final: Tensor, u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, boundary: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gramian.kernels.native import array, compiled, entry, launch, run
+from gramian.kernels.operators import operator
 from gramian.kernels.vector_memory import load, store
 from gramian.kernels.vectors import lanes, splat
 
@@ -83,7 +84,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _linear(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
 
 
-@torch.library.custom_op("gramian::linear", mutates_args=(), device_types="cpu")
+@operator("linear", cpu_only=True)
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.addmm(bias, x, weight.mT)
 
@@ -93,7 +94,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
-@torch.library.custom_op("gramian::linear_backward", mutates_args=(), device_types="cpu")
+@operator("linear_backward", cpu_only=True)
 def _linear_backward(g: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     g, x, weight = g.contiguous(), x.contiguous(), weight.contiguous()
     (rows, H), tasks = x.shape, -(-x.shape[0] // _ROWS)

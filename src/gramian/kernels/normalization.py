@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gramian.kernels import normalization_native as native
 from gramian.kernels.native import launch
+from gramian.kernels.operators import operator
 
 __all__ = ["normalize", "normalize_rows", "normalize_rows_in_torch"]
 
@@ -66,7 +67,7 @@ class _Rows:
         return sums.to(torch.float64).sum(0).view(2, self.side_by_side, self.channels).sum(1)
 
 
-@torch.library.custom_op("gramian::normalize_rows", mutates_args=(), device_types="cpu")
+@operator("normalize_rows", cpu_only=True)
 def _normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     x = x.contiguous()
     form, y = _Rows(x), torch.empty_like(x)
@@ -85,7 +86,7 @@ def _(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
 
 
-@torch.library.custom_op("gramian::normalize_rows_backward", mutates_args=(), device_types="cpu")
+@operator("normalize_rows_backward", cpu_only=True)
 def _normalize_backward(g: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
     g, x = g.contiguous(), x.contiguous()
     form, g_x = _Rows(x), torch.empty_like(x)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from gramian.errors import ConfigError
 from gramian.kernels import pointwise_native as native
 from gramian.kernels.native import launch
+from gramian.kernels.operators import operator
 
 __all__ = ["dropout", "gelu_dropout", "glu_dropout_add", "kept", "new_seed"]
 
@@ -115,7 +116,7 @@ def _like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("gramian::dropout", mutates_args=(), device_types="cpu")
+@operator("dropout", cpu_only=True)
 def _dropout(x: Tensor, threshold: int, seed: Tensor) -> Tensor:
     x, y = x.contiguous(), _like(x)
     launch(native.dropout_entry, _flat_tasks(x), x.dtype, x.numel(), threshold, seed, x, y)
@@ -137,7 +138,7 @@ _dropout.register_autograd(
 )
 
 
-@torch.library.custom_op("gramian::gelu_dropout", mutates_args=(), device_types="cpu")
+@operator("gelu_dropout", cpu_only=True)
 def _gelu_dropout(x: Tensor, threshold: int, seed: Tensor) -> Tensor:
     x, y = x.contiguous(), _like(x)
     launch(native.gelu_dropout_entry, _flat_tasks(x), x.dtype, x.numel(), threshold, seed, x, y)
@@ -149,7 +150,7 @@ def _(x: Tensor, threshold: int, seed: Tensor) -> Tensor:
     return _like(x)
 
 
-@torch.library.custom_op("gramian::gelu_dropout_backward", mutates_args=(), device_types="cpu")
+@operator("gelu_dropout_backward", cpu_only=True)
 def _gelu_dropout_backward(g: Tensor, x: Tensor, threshold: int, seed: Tensor) -> Tensor:
     g, x, g_x = g.contiguous(), x.contiguous(), _like(x)
     launch(native.gelu_dropout_backward_entry, _flat_tasks(x), x.dtype, x.numel(), threshold, seed, x, g, g_x)
@@ -172,7 +173,7 @@ _gelu_dropout.register_autograd(
 )
 
 
-@torch.library.custom_op("gramian::glu_dropout_add", mutates_args=(), device_types="cpu")
+@operator("glu_dropout_add", cpu_only=True)
 def _glu_dropout_add(z: Tensor, skip: Tensor, threshold: int, seed: Tensor) -> Tensor:
     z, skip, y = z.contiguous(), skip.contiguous(), _like(skip)
     rows, H = y.numel() // max(y.shape[-1], 1), y.shape[-1]
@@ -185,7 +186,7 @@ def _(z: Tensor, skip: Tensor, threshold: int, seed: Tensor) -> Tensor:
     return _like(skip)
 
 
-@torch.library.custom_op("gramian::glu_dropout_add_backward", mutates_args=(), device_types="cpu")
+@operator("glu_dropout_add_backward", cpu_only=True)
 def _glu_dropout_add_backward(g: Tensor, z: Tensor, threshold: int, seed: Tensor) -> Tensor:
     g, z, g_z = g.contiguous(), z.contiguous(), _like(z)
     rows, H = g.numel() // max(g.shape[-1], 1), g.shape[-1]

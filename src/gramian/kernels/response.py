@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gramian.kernels.native import array, compiled, entry, launch, run
+from gramian.kernels.operators import operator
 from gramian.kernels.scan_native import complex_product, pair_signs
 from gramian.kernels.vector_memory import load, store
 from gramian.kernels.vectors import lanes
@@ -145,7 +146,7 @@ def _backward_entry(data):  # type: ignore[no-untyped-def]
     run(_backward, data)
 
 
-@torch.library.custom_op("gramian::response_factors", mutates_args=(), device_types="cpu")
+@operator("response_factors", cpu_only=True)
 def _factors(
     decay: Tensor,
     angle: Tensor,
@@ -175,7 +176,7 @@ def _(decay: Tensor, angle: Tensor, B: Tensor, C: Tensor, I: int, J: int) -> tup
     return B.new_empty(I * C.shape[0], M), B.new_empty(J * B.shape[0], M), B.new_empty(I + J, M)
 
 
-@torch.library.custom_op("gramian::response_factors_backward", mutates_args=(), device_types="cpu")
+@operator("response_factors_backward", cpu_only=True)
 def _factors_backward(
     g_late: Tensor,
     g_early: Tensor,

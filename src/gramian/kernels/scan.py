@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gramian.errors import ConfigError, ShapeError, did_you_mean
+from gramian.kernels.operators import operator
 from gramian.kernels.scan_native import scan_backward_native, scan_native
 
 __all__ = ["SCAN_BACKENDS", "scan", "scan_by_doubling", "scan_pairs"]
@@ -77,7 +78,7 @@ def scan_backend(name: str, device: torch.device) -> str:
     return name
 
 
-@torch.library.custom_op("gramian::scan", mutates_args=())
+@operator("scan")
 def _scan(x: Tensor, poles: Tensor, state: Tensor, backend: str) -> Tensor:
     x, poles, state = x.contiguous(), poles.contiguous(), state.contiguous()
     if x.numel() == 0:
@@ -98,7 +99,7 @@ def _(x: Tensor, poles: Tensor, state: Tensor, backend: str) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("gramian::scan_backward", mutates_args=())
+@operator("scan_backward")
 def _scan_backward(
     g: Tensor, states: Tensor, state: Tensor, poles: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -85,6 +85,8 @@ def cut_table(events: list[dict[str, Any]]) -> Table:
     for column in ("step", "layer", "states", "tau", "tau total", "bound", "measured", "s", ""):
         table.add_column(column, justify="left" if column in ("layer", "") else "right", no_wrap=column != "")
     for event in events:
+        if event["kind"] == "noted":  # was printed when it happened
+            continue
         for c in event["layers"]:
             numbers = (
                 f"{c[key]:.3g}" if c[key] is not None else "-" for key in ("tau", "tau_total", "bound", "measured")

@@ -70,10 +70,13 @@ class Looks:
         """Whether to look at `step`, although nothing was cut."""
         return bool(self.interval) and step % self.interval == 0 and self.affordable(training_seconds)
 
-    def account(self, seconds: float, step: int, training_seconds: float) -> str:
-        """Note that a look at `step` took `seconds`; what changes because of it, in words, or nothing."""
+    def account(self, seconds: float, step: int, training_seconds: float, compared: bool = True) -> str:
+        """Note that a look at `step` took `seconds`; what changes because of it, in words, or nothing.
+
+        A look that found nothing to be `compared` with says little about what the next one will cost.
+        """
         self.seconds += seconds
-        if self.every is None or self.share is None or not training_seconds:
+        if not compared or self.every is None or self.share is None or not training_seconds:
             return ""
         needed = seconds / (self.share * training_seconds / step)  # steps that pay for a look
         before, self.interval = self.interval, _interval(self.every, needed)

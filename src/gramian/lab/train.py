@@ -194,11 +194,13 @@ def _look(run: Run, compressor: Compressor, seen: dict[str, Spectrum] | None, wa
     start = time.perf_counter()
     spectra = seen or spectra_of(compressor.layers, for_proposals=bool(run.looked))
     run.spectra.add(run.step, spectra)
-    if run.looked and compressor.policy is not None and (seen is None or run.looks.affordable(run.seconds)):
+    compared = run.looked and compressor.policy is not None and (seen is None or run.looks.affordable(run.seconds))
+    if compared:
+        assert compressor.policy is not None
         row = drift(run.looked, spectra, compressor.policy)
         run.metrics.append({"step": run.step, "seconds": run.seconds, **row})
     run.looked = {name: spectrum.light() for name, spectrum in spectra.items()}
-    remark = run.looks.account(time.perf_counter() - start, run.step, run.seconds)
+    remark = run.looks.account(time.perf_counter() - start, run.step, run.seconds, bool(compared))
     if remark:
         event = Event(run.step, "noted", (), remark)
         run.events.append(event.to_dict())

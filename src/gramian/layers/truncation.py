@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gramian.errors import GramianError, ShapeError
 from gramian.layers.reducible import Measurement, MomentMap, Reduction, Spectrum
-from gramian.systems.balancing import Balancing, balancing
+from gramian.systems.balancing import balancing
 from gramian.systems.gramians import Factors, observability_factor
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes, fit_to_slots, to_modes
@@ -68,16 +68,7 @@ def truncate(
             f"rank {rank} was asked of '{fom.name}', which has {d_state} states.", f"Needed: 1 <= rank <= {d_state}."
         )
     start = time.perf_counter()
-    known = Spectrum(fom.B.new_zeros(0), "", d_state, fom) if spectrum is None else spectrum
-    if known.system is None or not fom.equals(known.system):
-        raise ShapeError(
-            f"the spectrum that was given to propose() is not that of '{fom.name}' as it is now.",
-            "The parameters have changed since, or it is the spectrum of another layer.",
-            "Call spectrum() again just before propose(), or leave it out.",
-        )
-    before = _before(fom, known, choose)
-    order = min(fom.order, rank * (fom.order // d_state))
-    projection = project_with(choose, fom, order, before.basis)
+    before, projection = _prepared(fom, rank * (fom.order // d_state), _checked(spectrum, fom, d_state), choose)
     if not projection.V.any():  # kept states would all be dead, and a dead layer gets no gradient
         seconds = time.perf_counter() - start
         return Reduction(d_state, d_state, rank, {}, {}, None, "no state carries input to the output", seconds)
@@ -102,18 +93,31 @@ def truncate(
     return Reduction(d_state, d_state, rank, {}, {}, None, reason, time.perf_counter() - start)
 
 
+def _checked(spectrum: Spectrum | None, fom: LinearSystem, d_state: int) -> Spectrum:
+    """The spectrum that was given, if it is that of `fom`; one that knows nothing but the system if none was."""
+    if spectrum is None:
+        return Spectrum(fom.B.new_zeros(0), "", d_state, fom)
+    if spectrum.system is None or not fom.equals(spectrum.system):
+        raise ShapeError(
+            f"the spectrum that was given to propose() is not that of '{fom.name}' as it is now.",
+            "The parameters have changed since, or it is the spectrum of another layer.",
+            "Call spectrum() again just before propose(), or leave it out.",
+        )
+    return spectrum
+
+
 @dataclass(frozen=True)
 class _Before:
     """The layer before the cut, and what is measured of it once."""
 
     fom: LinearSystem
-    basis: Balancing | None
     norm: float
     energy: float  # of all responses without the feed-through
     h2_norm: float
 
 
-def _before(fom: LinearSystem, spectrum: Spectrum, choose: Choice) -> _Before:
+def _prepared(fom: LinearSystem, order: int, spectrum: Spectrum, choose: Choice) -> tuple[_Before, Projection]:
+    """The projection, and what is known of the layer; a balancing that was made for it is gone when this returns."""
     basis = spectrum.balancing
     if basis is None and takes_a_basis(choose):
         basis = balancing(fom)
@@ -121,7 +125,8 @@ def _before(fom: LinearSystem, spectrum: Spectrum, choose: Choice) -> _Before:
     B = fom.input_output_matrices()[0]
     energy = float((F_o.mH @ B.to(F_o.dtype)).abs().square().sum())
     h2 = float(h2_norm(fom, lambda _: Factors(F_o, F_o)))
-    return _Before(fom, basis, spectrum.norm, energy, h2)
+    projection = project_with(choose, fom, min(fom.order, order), basis)
+    return _Before(fom, spectrum.norm, energy, h2), projection
 
 
 def _attempts(fom: LinearSystem, projection: Projection, slots: int) -> Iterator[Modes]:

@@ -89,14 +89,14 @@ def fit_to_slots(fom: LinearSystem, projection: Projection, slots: int) -> Modes
 
 
 def _guessed_real_poles(fom: LinearSystem) -> int:
-    """How many poles of a reduced system will be real: an even number near two fifths of those that could be.
+    """How many poles of a reduced system will be real: an even number near a third of those that could be.
 
-    Pairs merge on the real axis if they are nearer to it than a bandwidth; two fifths is what was seen in layers as
-    they are initialised.
+    Pairs merge on the real axis if they are nearer to it than a bandwidth; a third of them did in layers as
+    they are initialised, to half orders.
     """
     angle, width = fom.log_poles.imag, -torch.expm1(fom.log_poles.real)
     away = (angle - torch.pi * torch.round(angle / torch.pi)).abs()
-    return 2 * round(0.2 * int((away < width).sum()))
+    return 2 * round(0.15 * int((away < width).sum()))
 
 
 def to_modes(fom: LinearSystem, projection: Projection, reduced: tuple[Tensor, Tensor, Tensor] | None = None) -> Modes:

@@ -21,6 +21,7 @@ _ROUGH = 1e-3  # from this tolerance on, a coarser grid and fewer steps
 _UNIFORM_ROUGH = 128
 _CROWDED = 0.5  # of a bandwidth
 _STEPS, _STEPS_ROUGH = 30, 6
+_ROUNDS, _ROUNDS_ROUGH = 40, 8  # of refinement; many channels of nearly equal gain never settle
 _CANCELLED = 1e-10  # squares of errors below it, relative to the energy, have lost too many digits
 
 
@@ -98,7 +99,7 @@ def hinf_norm(system: LinearSystem, rtol: float = 1e-6) -> HinfNorm:
     omega = _first_grid(modes, whole_circle=_is_complex(system), is_rough=is_rough)
     gains, vectors = gains_of.survey(omega)
     noise = _rounding(modes)
-    for _ in range(40):
+    for _ in range(_ROUNDS_ROUGH if is_rough else _ROUNDS):
         peaks = _unsettled(omega, gains, rtol, noise)[: 4 if is_rough else 8]
         if not len(peaks):
             break

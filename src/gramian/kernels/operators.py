@@ -1,0 +1,44 @@
+"""Functions as operators that autograd and torch.compile know.
+
+`torch.library.custom_op` does the same, and at its first call loads all of torch's compiler: a second, and 150 MB, in a
+process that compiles nothing. Here the schema still comes from the function's annotations, and the checks of
+`torch.library.opcheck` hold (``tests/kernels``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["Operator", "operator"]
+
+_LIBRARY = torch.library.Library("gramian", "FRAGMENT")  # lives as long as the process, and the operators with it
+
+
+class Operator:
+    """``torch.ops.gramian.NAME``, to be called like the function that it was made of."""
+
+    def __init__(self, name: str, function: Callable[..., Any], cpu_only: bool) -> None:
+        self.name, self.__doc__ = name, function.__doc__
+        _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
+        _LIBRARY.impl(name, function, "CPU" if cpu_only else "CompositeExplicitAutograd")
+        self._call = getattr(torch.ops.gramian, name).default
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def register_fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What the results look like, without values: a decorator."""
+        torch.library.register_fake(f"gramian::{self.name}", function, lib=_LIBRARY)
+        return function
+
+    def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., Any]) -> None:
+        """The gradient, as for `torch.library.register_autograd`."""
+        torch.library.register_autograd(f"gramian::{self.name}", backward, setup_context=setup_context, lib=_LIBRARY)
+
+
+def operator(name: str, *, cpu_only: bool = False) -> Callable[[Callable[..., Any]], Operator]:
+    """The decorator that makes an `Operator` of a function without side effects."""
+    return lambda function: Operator(name, function, cpu_only)
