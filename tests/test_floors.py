@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "gramian"
 FLOORS = (
-    {"errors", "version"},
+    {"allocator", "errors", "version"},
     {"systems", "kernels"},
     {"layers"},
     {"compression", "baselines"},

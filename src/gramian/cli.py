@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from gramian.allocator import keep_freed_memory
 from gramian.errors import ConfigError, DataError, GramianError, NonFiniteSystemError, UnstableSystemError
 
 __all__ = ["app", "main"]
@@ -41,6 +42,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show configuration, event steps and cost.")] = False,
 ) -> None:
     """Train with in-training compression."""
+    keep_freed_memory()
     from gramian.lab.commands import dry_run_report, free_folder, train_in_terminal
     from gramian.lab.config import load_config
 
@@ -119,6 +121,7 @@ def reproduce(
     runs: Annotated[Path, typer.Option(help="Where run folders go; finished runs are not repeated.")] = Path("runs"),
 ) -> None:
     """A named experiment: full size, compressed, and the same final size from scratch, over all seeds."""
+    keep_freed_memory()
     from gramian.lab.experiments.reproduce import reproduce as carry_out
 
     carry_out(name, scale, _numbers(seeds) + (more_seeds or []), out, runs)
@@ -141,8 +144,6 @@ def bench(
     states: Annotated[list[int] | None, typer.Option(help="Sizes of the profile; can be repeated.")] = None,
 ) -> None:
     """Speed and memory, one table a question; refuses when the kernels' tests are red."""
-    from gramian.lab.bench.allocator import keep_freed_memory
-
     if not (show or small):
         keep_freed_memory()  # before torch and JAX are imported
     from gramian.lab.bench.command import bench_in_terminal, list_tables

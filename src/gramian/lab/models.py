@@ -148,7 +148,7 @@ class SequenceModel(nn.Module):
             h = block(h, mask)
         if self.head_kind == "next_token":
             return self.head(h)
-        return self.head(h.mean(1) if mask is None or lengths is None else _mean_over(h, mask, lengths))
+        return self.head(h.sum(1) / h.shape[1] if mask is None or lengths is None else _mean_over(h, mask, lengths))
 
 
 def _mean_over(h: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     """``gramian bench`` in this process, in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr("gramian.lab.bench.allocator.keep_freed_memory", lambda: True)  # it cannot be taken back
+    monkeypatch.setattr("gramian.allocator.keep_freed_memory", lambda: True)  # it cannot be taken back
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["gramian", "bench", *map(str, arguments)])

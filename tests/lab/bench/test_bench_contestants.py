@@ -101,7 +101,7 @@ def test_peak_memory_is_that_of_the_fresh_process_and_not_of_this_one() -> None:
 def test_freed_memory_is_kept_once_the_allocator_is_told_so() -> None:
     code = """
 import resource, sys
-from gramian.lab.bench.allocator import keep_freed_memory
+from gramian.allocator import keep_freed_memory
 if not keep_freed_memory():
     sys.exit("not glibc")
 def faults():
@@ -124,7 +124,8 @@ def test_process_that_fails_is_a_reason() -> None:
 
 def test_stepping_goes_on_from_its_own_state() -> None:
     call = ours.stepping(SHAPE)
+    stepper = inspect.getclosurevars(call).nonlocals["stepper"]
     call()
-    first = inspect.getclosurevars(call).nonlocals["state"].clone()
+    first = stepper.state.clone()
     call()
-    assert not torch.equal(inspect.getclosurevars(call).nonlocals["state"], first)
+    assert not torch.equal(stepper.state, first)

@@ -1,4 +1,4 @@
-"""The allocator of the process that times; imports nothing but Python's own, so that it can be set before all else."""
+"""The memory allocator of a process that trains or times; imports only Python's own, so that it can be set first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def keep_freed_memory() -> bool:
     """Let the allocator keep what is freed, for all libraries of this process; False where it is not glibc's.
 
     Arrays of 80 MB are otherwise given back to the system after each use, and the page faults of getting them again
-    take longer than the computation.
+    take longer than the computation. The command line does this for itself; a program of yours gains from calling it
+    before torch is imported. The price is that memory stays with the process until it ends.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
