@@ -31,7 +31,7 @@ from numba import carray, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-__all__ = ["HEAD", "Entry", "array", "bits", "compiled", "entry", "launch", "run"]
+__all__ = ["HEAD", "Entry", "array", "bits", "compiled", "entry", "launch", "openmp", "run"]
 
 HEAD = 3  # integers before a task's own arguments: address of the task counter, number of tasks, bytes of a real
 _ARGUMENTS = 61  # at most, of a task's own
@@ -152,7 +152,7 @@ def bits(number: float) -> int:
 
 
 @cache
-def _openmp() -> Callable[[int, int, int, int], None] | None:
+def openmp() -> Callable[[int, int, int, int], None] | None:
     """``GOMP_parallel`` of the OpenMP library that torch computes with; None where torch brings none (macOS)."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
         function = ctypes.CDLL(str(path)).GOMP_parallel
@@ -188,7 +188,7 @@ def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: int | Tensor) -
     native = kernel.native
     if workers <= 1:
         native.ctypes(address)
-    elif (parallel := _openmp()) is not None:
+    elif (parallel := openmp()) is not None:
         parallel(native.address, address, workers, 0)
     else:
         with ThreadPoolExecutor(workers) as pool:

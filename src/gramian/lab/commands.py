@@ -16,6 +16,8 @@ from rich.table import Table
 from gramian.compression.cuts import compress_
 from gramian.compression.policies import Energy, ErrorBound, Policy, Rank, Shrink
 from gramian.errors import CheckpointError, ConfigError, did_you_mean
+from gramian.kernels.native import openmp
+from gramian.kernels.scan_triton import why_not
 from gramian.lab.analyze import analyze
 from gramian.lab.build import build_model, build_schedule, find_device, set_threads
 from gramian.lab.config import Config
@@ -175,8 +177,12 @@ def list_data() -> None:
 def diagnose() -> dict[str, Any]:
     """Versions, machine, kernels and optional packages, with reasons where something is not used."""
     facts = environment()
-    facts["kernel 'chunked'"] = "ready: matrix products in torch, any device"
+    compiled = "compiled by numba, on torch's threads" if openmp() else "compiled by numba, on Python's threads"
+    for name in ("numba", "fft", "products", "chunked"):
+        facts[f"kernel '{name}'"] = f"ready: {compiled}"
+    facts["kernel 'torch'"] = "ready: plain torch, any device"
     facts["kernel 'reference'"] = "ready: the loop that specifies it, for tests"
+    facts["scan 'triton'"] = why_not() or "ready (not measured on a GPU)"
     cuda = torch.cuda.is_available()
     facts["cuda"] = (
         f"{torch.cuda.get_device_name(0)} (not measured)" if cuda else "no device; everything runs on the CPU"

@@ -72,6 +72,8 @@ def train(
     else:
         assert config is not None
         run = Run.begin(config, folder)
+    if run.compressor is not None:
+        run.compressor.spectra()  # compiled code is loaded now, and a layer without a spectrum is found now
     watcher.started(run)
     with _asked_to_stop() as stop:
         while run.step < run.config.train.steps:

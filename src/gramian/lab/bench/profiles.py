@@ -31,10 +31,10 @@ __all__ = ["RULES", "Op", "group_of", "profile_table"]
 RULES: Sequence[tuple[str, Sequence[str]]] = (
     ("data loading", ("range: data",)),
     ("optimizer", ("range: optimizer", "optimizer.")),
+    ("GELU with dropout", ("gelu",)),
+    ("GLU with dropout and skip", ("glu", "range: glu", "gramian::linear", "gramian_linear")),
     ("dropout", ("dropout", "bernoulli")),
-    ("batch norm", ("batch_norm", "batchnorm", "range: norm")),
-    ("GELU", ("gelu",)),
-    ("GLU", ("glu", "range: glu")),
+    ("batch norm", ("batch_norm", "batchnorm", "normalize_rows", "range: norm")),
     ("recurrence (kernels, products and the rest of the LRU)", ("range: lru", "gramian", "scan")),
     ("encoder, pooling, head and loss", ("range: encoder", "range: head", "cross_entropy", "nll", "softmax", "mean")),
     ("matrix products of no known module", ("mm", "matmul", "linear")),
