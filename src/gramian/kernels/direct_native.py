@@ -192,6 +192,18 @@ def _scaled(panel, D, out, T, H, real):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _feed_through(panel, g, sums, T, H, real):  # type: ignore[no-untyped-def]
+    """Adds ``sum_t panel[t, h] g[t, h]``, the gradient of D."""
+    W = lanes(real)
+    for h in range(H):
+        s = load_whole(sums, h * W)
+        for t in range(T):
+            i = (t * H + h) * W
+            s = s + load_whole(panel, i) * load_whole(g, i)
+        store_whole(sums, h * W, s)
+
+
+@compiled
 def _forward(index, args, real):  # type: ignore[no-untyped-def]
     """One tile of sequences; see `gramian.kernels.direct` for the tensors."""
     batch, L, H, padded, R, blocks = args[0], args[1], args[2], args[3], args[4], args[5]
@@ -248,13 +260,7 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
         _fill(inputs, u, b, batch - b, t, T, L, H, padded, real)
         _fill(g_outputs, g, b, batch - b, t, T, L, H, padded, real)
         _scaled(g_outputs, D, g_inputs, T, padded, real)
-        for h in range(padded):
-            at = h * W
-            acc = load_whole(g_D, at)
-            for s in range(T):
-                i = (s * padded + h) * W
-                acc = acc + load_whole(inputs, i) * load_whole(g_outputs, i)
-            store_whole(g_D, at, acc)
+        _feed_through(inputs, g_outputs, g_D, T, padded, real)
         for r in range(0, R, 4):
             _project(B[r * padded :], inputs, x, T, padded, real)
             start[:] = boundary[k][r * W : (r + 4) * W]
