@@ -27,7 +27,8 @@ from gramian.compression.policies import Energy, Rank, Shrink
 from gramian.compression.records import Event
 from gramian.compression.schedules import At, Every, Never, WhenStable
 from gramian.errors import GramianError
-from gramian.layers.reducible import Reduction, Spectrum, resize_like_
+from gramian.layers.reducible import Spectrum, resize_like_
+from gramian.layers.reduction import Reduction
 from gramian.systems import gramians
 from gramian.systems.balancing import Balancing
 from gramian.systems.projections import Keep

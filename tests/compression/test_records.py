@@ -13,7 +13,7 @@ from gramian.compression.compressor import Compressor
 from gramian.compression.policies import Rank, Shrink
 from gramian.compression.records import Event, LayerChange
 from gramian.compression.schedules import At
-from gramian.layers.reducible import Measurement, Reduction
+from gramian.layers.reduction import Measurement, Reduction
 
 MEASUREMENT = Measurement(
     norm=8.0,

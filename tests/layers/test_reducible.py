@@ -11,15 +11,8 @@ from torch import Tensor, nn
 
 from gramian.errors import GramianError
 from gramian.layers.lru import LRU
-from gramian.layers.reducible import (
-    MomentMap,
-    Reducible,
-    Reduction,
-    Spectrum,
-    assign_,
-    reducible_layers,
-    resize_like_,
-)
+from gramian.layers.reducible import Reducible, Spectrum, assign_, reducible_layers, resize_like_
+from gramian.layers.reduction import MomentMap, Reduction
 from gramian.systems.projections import Choice, balanced, modal
 
 

@@ -11,7 +11,8 @@ from lru_examples import BOTH, Realization, make_lru
 from gramian.errors import ShapeError
 from gramian.layers import spectra
 from gramian.layers.lru import LRU
-from gramian.layers.reducible import Reduction, Spectrum
+from gramian.layers.reducible import Spectrum
+from gramian.layers.reduction import Reduction
 from gramian.layers.spectra import spectra_of
 from gramian.systems.norms import hinf_norm
 from gramian.systems.projections import Choice, Keep, balanced, modal, random

@@ -10,7 +10,7 @@ from lru_examples import make_lru
 
 from gramian.errors import GramianError, ShapeError
 from gramian.layers import truncation
-from gramian.layers.reducible import Reduction
+from gramian.layers.reduction import Reduction
 from gramian.layers.truncation import Candidate, truncate
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes, fit_to_slots, to_modes

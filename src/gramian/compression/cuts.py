@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from gramian.compression.optimizer_state import Carry, moved_states
 from gramian.compression.policies import Policy
 from gramian.compression.records import Event, LayerChange
-from gramian.layers.reducible import Reducible, Reduction, Spectrum, reducible_layers
+from gramian.layers.reducible import Reducible, Spectrum, reducible_layers
+from gramian.layers.reduction import Reduction
 from gramian.layers.spectra import spectra_of
 from gramian.systems.projections import Choice, Keep
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from gramian.layers.reducible import Reduction
+from gramian.layers.reduction import Reduction
 
 __all__ = ["Carry", "moved_states"]
 

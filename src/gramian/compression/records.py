@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from gramian.layers.reducible import Reduction
+from gramian.layers.reduction import Reduction
 
 __all__ = ["Event", "LayerChange"]
 
@@ -26,7 +26,7 @@ class LayerChange:
         Fraction of the spectrum's sum given up by this cut, and by all cuts of this layer so far,
         ``1 - prod(1 - tau)``.
     ``order``, ``real_poles``, ``condition``, ``max_pole``
-        As in `gramian.layers.reducible.Measurement`.
+        As in `gramian.layers.reduction.Measurement`.
     """
 
     layer: str

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from gramian.errors import ConfigError, ShapeError, did_you_mean
 from gramian.kernels import diagonal_ssm_pairs
 from gramian.layers.lru_reduction import MIN_DECAY, decay_and_angle, lru_system, propose_lru
-from gramian.layers.reducible import Reduction, Spectrum, assign_
+from gramian.layers.reducible import Spectrum, assign_
+from gramian.layers.reduction import Reduction
 from gramian.layers.stepper import Stepper
 from gramian.systems.balancing import balancing
 from gramian.systems.linear_system import LinearSystem

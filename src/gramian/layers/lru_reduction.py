@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gramian.layers.reducible import MomentMap, Reduction, Spectrum
+from gramian.layers.reducible import Spectrum
+from gramian.layers.reduction import MomentMap, Reduction
 from gramian.layers.truncation import Candidate, truncate
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes

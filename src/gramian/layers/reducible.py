@@ -7,24 +7,25 @@ processes, stored in a checkpoint and replayed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from gramian.errors import GramianError
+from gramian.layers.reduction import Reduction
 from gramian.systems.balancing import Balancing
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.norms import hinf_norm
 from gramian.systems.projections import Choice, balanced
 
+if TYPE_CHECKING:
+    from gramian.layers.calibration import Calibrated
+
 __all__ = [
-    "Measurement",
-    "MomentMap",
     "Reducible",
-    "Reduction",
     "Spectrum",
     "assign_",
     "reducible_layers",
@@ -50,6 +51,10 @@ class Spectrum:
     balancing
         What the values were computed from, where it was kept for a proposal: matrices as large as the Gramians. It
         takes no part in comparisons, and is not stored. See `light`.
+    calibrated
+        The data that calibrated values were computed from, where it was kept for a proposal; treated alike.
+    comparable
+        Whether values of different layers are in one unit, the change of the loss, so that they can be ranked together.
     """
 
     values: Tensor
@@ -57,6 +62,8 @@ class Spectrum:
     d_state: int
     system: LinearSystem | None = None
     balancing: Balancing | None = field(default=None, repr=False, compare=False)
+    calibrated: Calibrated | None = field(default=None, repr=False, compare=False)
+    comparable: bool = False
 
     @classmethod
     def hankel(cls, system: LinearSystem, d_state: int, balanced: Balancing | Tensor) -> Spectrum:
@@ -73,7 +80,7 @@ class Spectrum:
 
     def light(self) -> Spectrum:
         """The same spectrum without the matrices it was computed from, to be kept."""
-        return replace(self, balancing=None)
+        return replace(self, balancing=None, calibrated=None)
 
     def d_state_for(self, order: int) -> int:
         """How many states of the layer hold `order` of the values."""
@@ -87,7 +94,7 @@ class Spectrum:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, tensors and dictionaries; see `from_state_dict`."""
-        state: dict[str, Any] = {key: getattr(self, key) for key in ("values", "measure", "d_state")}
+        state: dict[str, Any] = {key: getattr(self, key) for key in ("values", "measure", "d_state", "comparable")}
         fields = ("A", "B", "C", "D", "log_poles", "real_part", "name")
         state["system"] = None if self.system is None else {key: getattr(self.system, key) for key in fields}
         return state
@@ -97,124 +104,6 @@ class Spectrum:
         """The spectrum that `state_dict` described."""
         system = None if state["system"] is None else LinearSystem(**state["system"])
         return cls(**{**state, "system": system})
-
-
-@dataclass(frozen=True)
-class MomentMap:
-    """How one parameter's optimizer moments follow a change of basis: linear maps along one dimension.
-
-    Parameters
-    ----------
-    sources
-        Names of the parameters whose moments are stacked, in this order, along `dim`.
-    first
-        Map of the stacked first moments, ``(new, old)``.
-    second
-        Map of the stacked second moments, non-negative, ``(new, old)``; ``first * first`` for entries that are
-        uncorrelated.
-    dim
-        The dimension that holds the states.
-    """
-
-    sources: tuple[str, ...]
-    first: Tensor
-    second: Tensor
-    dim: int = 0
-
-    def carry(self, moments: Mapping[str, Tensor], order: int) -> Tensor:
-        """The new first (``order=1``) or second (``order=2``) moment from those of the sources, in their dtype."""
-        stacked = torch.cat([moments[name] for name in self.sources], self.dim)
-        matrix = (self.first if order == 1 else self.second).to(stacked.device)
-        moved = torch.tensordot(matrix, stacked.to(matrix.dtype), dims=([1], [self.dim]))
-        return moved.movedim(0, self.dim).to(stacked.dtype).contiguous()
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What a reduction does to the layer's linear map; errors are absolute, in the units of the norms.
-
-    ``norm``, ``measured``
-        H-infinity norm of the layer before, and of the difference after the cast to the layer's dtype; both the
-        largest value on a grid, a lower estimate.
-    ``bound``
-        Twice the sum of the discarded Hankel singular values: holds for the layer's linear map in exact
-        arithmetic, not for the network's output or loss. None where the way of choosing states has no bound.
-    ``h2_norm``, ``h2_error``
-        H2 norm of the layer before, and of the difference.
-    ``discarded``
-        The fraction of the sum of the Hankel singular values that was given up.
-    ``order``, ``real_poles``, ``condition``, ``max_pole``
-        Order of the reduced system, how many of its poles are real, the condition number of its eigenvectors, and
-        its largest ``|lambda|``.
-    """
-
-    norm: float
-    bound: float | None
-    measured: float
-    h2_norm: float
-    h2_error: float
-    discarded: float | None
-    order: int
-    real_poles: int
-    condition: float
-    max_pole: float
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """One layer's proposal for a smaller self.
-
-    Parameters
-    ----------
-    before, after
-        States (``d_state``) now and then; equal when the proposal was refused.
-    asked
-        The rank that was asked for.
-    tensors
-        The new values of the layer's parameters, by name.
-    moments
-        How each of these parameters' optimizer moments follow.
-    measurement
-        What it costs; None where nothing could be measured.
-    reason
-        Why it was refused; empty for a proposal that stands.
-    seconds
-        Time spent on it.
-    """
-
-    before: int
-    after: int
-    asked: int
-    tensors: dict[str, Tensor] = field(repr=False)
-    moments: dict[str, MomentMap] = field(repr=False)
-    measurement: Measurement | None = None
-    reason: str = ""
-    seconds: float = 0.0
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the proposal can be applied."""
-        return not self.reason
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, tensors and dictionaries, to be sent or stored; see `from_state_dict`."""
-        state = {key: getattr(self, key) for key in ("before", "after", "asked", "tensors", "reason", "seconds")}
-        state["moments"] = {
-            name: {"sources": list(m.sources), "first": m.first, "second": m.second, "dim": m.dim}
-            for name, m in self.moments.items()
-        }
-        state["measurement"] = None if self.measurement is None else asdict(self.measurement)
-        return state
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Reduction:
-        """The reduction that `state_dict` described."""
-        moments = {
-            name: MomentMap(tuple(m["sources"]), m["first"], m["second"], m["dim"])
-            for name, m in state["moments"].items()
-        }
-        measurement = None if state["measurement"] is None else Measurement(**state["measurement"])
-        return cls(**{**state, "moments": moments, "measurement": measurement})
 
 
 @runtime_checkable

@@ -10,7 +10,8 @@ from math import inf
 from torch import Tensor
 
 from gramian.errors import GramianError, ShapeError
-from gramian.layers.reducible import Measurement, MomentMap, Reduction, Spectrum
+from gramian.layers.reducible import Spectrum
+from gramian.layers.reduction import Measurement, MomentMap, Reduction
 from gramian.systems.balancing import balancing
 from gramian.systems.gramians import Factors, observability_factor
 from gramian.systems.linear_system import LinearSystem
