@@ -18,7 +18,7 @@ from gramian.systems.projections import Projection
 __all__ = ["Modes", "fit_to_slots", "to_modes"]
 
 _LANCZOS_STEPS = 12
-_MANY, _VERY_MANY = 64, 400  # states
+_MANY, _VERY_MANY = 100, 400  # states
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,13 @@ def fit_to_slots(fom: LinearSystem, projection: Projection, slots: int) -> Modes
     Starts at order ``2 slots`` (a real-part system; ``slots`` otherwise) and lowers it while real poles, each of
     which takes a slot of its own, make the modes too many: by one for each mode too many, which can step over an
     order that would have fitted, and saves an eigendecomposition for each of the others. A large system nearly always
-    has real poles: they are counted first, without eigenvectors. In a very large one, where a slot is little and an
-    eigendecomposition much, their number is guessed, and the order lowered as if it kept all it turns out to have.
+    has real poles: their number is guessed first, at the price of a state or two. In a very large one, where a slot is
+    little and an eigendecomposition much, the order is lowered as if it kept all real poles it turns out to have.
     """
     reduced = projection.reduced(fom)
-    n = min(projection.rank, 2 * slots if fom.real_part else slots)
-    if _MANY <= n < _VERY_MANY and fom.real_part:
-        real = int((torch.linalg.eigvals(reduced[0][:n, :n]).imag == 0).sum())
-        n -= max(0, (n + real) // 2 - slots)
-    stride = 1
-    if n >= _VERY_MANY and fom.real_part:
-        n, stride = n - max(0, n + _guessed_real_poles(fom) - 2 * slots), 2
+    n, stride = min(projection.rank, 2 * slots if fom.real_part else slots), 1
+    if n >= _MANY and fom.real_part:
+        n, stride = n - max(0, n + _guessed_real_poles(fom) - 2 * slots), 2 if n >= _VERY_MANY else 1
     modes = to_modes(fom, projection.leading(n), reduced)
     while len(modes.poles) > slots:
         n -= max(1, stride * (len(modes.poles) - slots))
@@ -89,14 +85,15 @@ def fit_to_slots(fom: LinearSystem, projection: Projection, slots: int) -> Modes
 
 
 def _guessed_real_poles(fom: LinearSystem) -> int:
-    """How many poles of a reduced system will be real: an even number near a third of those that could be.
+    """How many poles of a reduced system will be real: about a third of those that could be, three at least.
 
     Pairs merge on the real axis if they are nearer to it than a bandwidth; a third of them did in layers as
     they are initialised, to half orders.
     """
     angle, width = fom.log_poles.imag, -torch.expm1(fom.log_poles.real)
     away = (angle - torch.pi * torch.round(angle / torch.pi)).abs()
-    return 2 * round(0.15 * int((away < width).sum()))
+    near = int((away < width).sum())
+    return max(2, 2 * round(0.15 * near)) + 1 if near else 0
 
 
 def to_modes(fom: LinearSystem, projection: Projection, reduced: tuple[Tensor, Tensor, Tensor] | None = None) -> Modes:
