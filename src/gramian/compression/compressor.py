@@ -18,6 +18,7 @@ from gramian.compression.records import Event
 from gramian.compression.rollback import RollBack, restore, snapshot
 from gramian.compression.schedules import Schedule
 from gramian.errors import GramianError, did_you_mean
+from gramian.layers.calibration import Calibration
 from gramian.layers.reducible import Spectrum, reducible_layers
 from gramian.layers.spectra import spectra_of
 from gramian.systems.projections import Keep
@@ -59,6 +60,8 @@ class Compressor:
         (``Keep("random", seed=1)`` for another seed).
     rollback
         Go back if the metric falls; needs ``step(metric=...)``.
+    calibration
+        Data for layers whose spectrum depends on it (Mamba, linear attention); LRU and its like need none.
 
     Attributes
     ----------
@@ -80,6 +83,7 @@ class Compressor:
         optimizer_state: Carry = "transport",
         keep: str | Keep = "largest",
         rollback: RollBack | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if optimizer_state not in get_args(Carry):
             hint = did_you_mean(optimizer_state, get_args(Carry))
@@ -87,7 +91,7 @@ class Compressor:
         self.model, self.optimizer = model, optimizer
         self.layers = reducible_layers(model)
         self.policy: Policy | None = policy
-        self.schedule, self.rollback = schedule, rollback
+        self.schedule, self.rollback, self.calibration = schedule, rollback, calibration
         self.keep = Keep(keep) if isinstance(keep, str) else keep  # type: ignore[arg-type]
         self.optimizer_state = optimizer_state
         self.steps = 0
@@ -105,7 +109,7 @@ class Compressor:
 
     def spectra(self) -> dict[str, Spectrum]:
         """The spectrum of every reducible layer now."""
-        return spectra_of(self.layers)
+        return spectra_of(self.layers, model=self.model, calibration=self.calibration)
 
     def step(self, metric: float | None = None) -> Event:
         """Count one optimizer step, and cut or roll back if that is due.
@@ -132,7 +136,8 @@ class Compressor:
     def _act(self, policy: Policy) -> Event:
         start = time.perf_counter()
         waiting = self._waiting()
-        spectra = spectra_of(self.layers, for_proposals=not waiting and self.schedule.remembers == 1)
+        proposing = not waiting and self.schedule.remembers == 1
+        spectra = spectra_of(self.layers, for_proposals=proposing, model=self.model, calibration=self.calibration)
         self.last_spectra = {name: spectrum.light() for name, spectrum in spectra.items()}
         self._history = [*self._history, self.last_spectra][-self.schedule.remembers :]
         objection = waiting or self.schedule.objection(self._history)

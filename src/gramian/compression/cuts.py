@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from gramian.compression.optimizer_state import Carry, moved_states
 from gramian.compression.policies import Policy
 from gramian.compression.records import Event, LayerChange
-from gramian.layers.reducible import Reducible, Spectrum, reducible_layers
+from gramian.layers.calibration import Calibration, TimeVarying
+from gramian.layers.reducible import Reducible, Spectrum, module_of, reducible_layers
 from gramian.layers.reduction import Reduction
 from gramian.layers.spectra import spectra_of
 from gramian.systems.projections import Choice, Keep
@@ -66,8 +67,7 @@ def apply_plan_(
     """Apply the proposals that stand, and let the optimizer's state and the tally `kept` follow."""
     for name, reduction in plan.accepted.items():
         layer = layers[name]
-        assert isinstance(layer, nn.Module)
-        moved = [] if optimizer is None else moved_states(optimizer, layer, reduction, carry)
+        moved = [] if optimizer is None else moved_states(optimizer, module_of(layer), reduction, carry)
         layer.apply_(reduction)
         for parameter, state in moved:
             assert optimizer is not None
@@ -82,7 +82,7 @@ def apply_plan_(
 def compress_(
     model: nn.Module,
     policy: Policy,
-    calibration: Iterable[Any] | None = None,
+    calibration: Calibration | Iterable[Any] | None = None,
     dry_run: bool = False,
     keep: Keep | None = None,
 ) -> Event:
@@ -93,9 +93,9 @@ def compress_(
     policy
         How many states every layer keeps.
     calibration
-        Batches for layers whose spectrum depends on data. Linear time-invariant layers need none: their Hankel
-        singular values follow from their parameters, and batches given for them alone are left unused, with a
-        warning.
+        Batches for layers whose spectrum depends on data, or a `Calibration` that says more. Linear time-invariant
+        layers need none: their Hankel singular values follow from their parameters, and batches given for them alone
+        are left unused, with a warning.
     dry_run
         Return the plan and change nothing.
     keep
@@ -103,9 +103,11 @@ def compress_(
     """
     start = time.perf_counter()
     layers = reducible_layers(model)
-    if calibration is not None:
+    if calibration is not None and not any(isinstance(layer, TimeVarying) for layer in layers.values()):
         warnings.warn("calibration batches were not used: every reducible layer is time-invariant.", stacklevel=2)
-    spectra = spectra_of(layers, for_proposals=True)
+    if calibration is not None and not isinstance(calibration, Calibration):
+        calibration = Calibration(calibration)
+    spectra = spectra_of(layers, for_proposals=True, model=model, calibration=calibration)
     plan = plan_cuts(layers, spectra, policy, keep or Keep())
     if not dry_run:
         apply_plan_(plan, layers)

@@ -193,6 +193,9 @@ class Shrink(Policy):
 class Budget(Policy):
     """Share `total` states among all layers: one common energy tolerance, found by bisection.
 
+    Where the values of different layers are in one unit (``Spectrum.comparable``: scores of what a state does to the
+    loss), the largest `total` of all values are kept instead, and one state of every layer at least.
+
     Limits act after the sharing and may exceed the total: ``min_gain=0`` cuts even where little is gained.
     """
 
@@ -209,6 +212,9 @@ class Budget(Policy):
                 f"Budget(total={self.total}) was given for {len(spectra)} layers; needed: one state for each at least."
             )
 
+        if all(s.comparable for s in spectra.values()):
+            return self._largest(spectra)
+
         def ranks(tau: float) -> dict[str, int]:
             return {n: min(s.d_state, s.d_state_for(energy_rank(s.values, tau))) for n, s in spectra.items()}
 
@@ -219,6 +225,11 @@ class Budget(Policy):
             middle = (low + high) / 2
             low, high = (middle, high) if sum(ranks(middle).values()) > self.total else (low, middle)
         return ranks(high)
+
+    def _largest(self, spectra: Mapping[str, Spectrum]) -> dict[str, int]:
+        others = [(float(v), name) for name, s in spectra.items() for v in s.values[1 : s.d_state]]
+        taken = [name for _, name in sorted(others, reverse=True)[: self.total - len(spectra)]]
+        return {name: 1 + taken.count(name) for name in spectra}
 
     def cautious(self) -> None:
         return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from gramian.layers.reduction import Reduction
+from gramian.layers.reduction import OutputError, Reduction
 
 __all__ = ["Event", "LayerChange"]
 
@@ -25,6 +25,9 @@ class LayerChange:
     ``tau``, ``tau_total``
         Fraction of the spectrum's sum given up by this cut, and by all cuts of this layer so far,
         ``1 - prod(1 - tau)``.
+    ``output_error``, ``held_out_error``
+        Of a layer that is not time-invariant: relative errors of its output on calibration and on held-out data.
+        There is no a-priori guarantee.
     ``order``, ``real_poles``, ``condition``, ``max_pole``
         As in `gramian.layers.reduction.Measurement`.
     """
@@ -46,6 +49,8 @@ class LayerChange:
     real_poles: int | None = None
     condition: float | None = None
     max_pole: float | None = None
+    output_error: float | None = None
+    held_out_error: float | None = None
 
     @classmethod
     def from_reduction(cls, layer: str, asked: int, reduction: Reduction, kept_before: float) -> LayerChange:
@@ -54,6 +59,15 @@ class LayerChange:
         common = (layer, reduction.before, reduction.after, asked, reduction.accepted, reduction.reason)
         if m is None:
             return cls(*common, seconds=reduction.seconds)
+        if isinstance(m, OutputError):
+            return cls(
+                *common,
+                seconds=reduction.seconds,
+                tau=m.discarded,
+                tau_total=1 - kept_before * (1 - m.discarded),
+                output_error=m.calibration,
+                held_out_error=m.held_out,
+            )
         return cls(
             *common,
             seconds=reduction.seconds,
@@ -72,6 +86,12 @@ class LayerChange:
     def __str__(self) -> str:
         if not self.accepted:
             return f"{self.layer}  stays at {self.before}: {self.reason}"
+        if self.output_error is not None:
+            held_out = "" if self.held_out_error is None else f", held out {self.held_out_error:.2g}"
+            return (
+                f"{self.layer}  {self.before} -> {self.after}   output error {self.output_error:.2g}{held_out}, "
+                f"no a-priori guarantee   {self.seconds:.2f} s"
+            )
         bound = "none" if self.bound is None else f"{self.bound:.2g}"
         measured = "none" if self.measured is None else f"{self.measured:.2g}"
         return (

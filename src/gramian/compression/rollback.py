@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from gramian.compression.random_state import random_state, set_random_state
 from gramian.errors import GramianError
-from gramian.layers.reducible import assign_
+from gramian.layers.reducible import assign_, resized_
 
 __all__ = ["RollBack", "Stateful", "restore", "snapshot"]
 
@@ -90,6 +90,7 @@ def restore(
         assign_(parameter, saved["parameters"][name])
     for name, buffer in model.named_buffers():
         buffer.data = saved["buffers"][name].clone()
+    resized_(model)
     if optimizer is not None:
         _restore_optimizer(optimizer, saved["optimizer"])
     for thing, state in zip(also, saved["also"], strict=True):

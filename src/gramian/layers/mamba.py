@@ -155,7 +155,7 @@ class Mamba(SelectiveLayer):
         y, ssm = selective_scan(
             u,
             dt,
-            -self.A_log.float().exp() if self.A_log.dtype != torch.float64 else -self.A_log.exp(),
+            -self.A_log.exp(),
             B,
             C,
             self.D,
@@ -166,7 +166,11 @@ class Mamba(SelectiveLayer):
             backend=self.backend,
         )
         out = self.out_proj(y)
-        return (out, None) if state is None else (out, MambaState(conv, ssm))
+        if state is None:
+            return out, None
+        assert conv is not None
+        assert ssm is not None
+        return out, MambaState(conv, ssm)
 
     def _projected(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Step sizes before bias and softplus ``(batch, L, d_inner)``, B and C ``(batch, L, N)``."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.errors import GramianError
+from gramian.layers.adapters.registry import adapted
 from gramian.layers.reduction import Reduction
 from gramian.systems.balancing import Balancing
 from gramian.systems.linear_system import LinearSystem
@@ -28,8 +29,10 @@ __all__ = [
     "Reducible",
     "Spectrum",
     "assign_",
+    "module_of",
     "reducible_layers",
     "resize_like_",
+    "resized_",
 ]
 
 
@@ -135,20 +138,33 @@ class Reducible(Protocol):
 def reducible_layers(model: nn.Module) -> dict[str, Reducible]:
     """All reducible layers of `model` by their ``named_modules`` path, in order; shared layers once.
 
+    Modules that are not reducible themselves count where an adapter is known for them: see
+    `gramian.layers.adapters.registry`.
+
     Raises
     ------
     GramianError
         If there are none.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, Reducible)}
+    found = {
+        name: module if isinstance(module, Reducible) else adapted(module) for name, module in model.named_modules()
+    }
+    layers = {name: layer for name, layer in found.items() if layer is not None}
     if not layers:
         kinds = sorted({type(m).__name__ for m in model.modules()})
         raise GramianError(
             f"{type(model).__name__} has no layer that can be reduced (found: {', '.join(kinds)}).",
             "A reducible layer has d_state, spectrum(), propose() and apply_().",
-            "Use gramian.LRU, or give your layer these four.",
+            "Use gramian.LRU or gramian.Mamba, give your layer these four, or register an adapter for it.",
         )
     return layers
+
+
+def module_of(layer: Reducible) -> nn.Module:
+    """The module that owns the layer's parameters: the layer itself, or what an adapter stands for."""
+    module = layer if isinstance(layer, nn.Module) else getattr(layer, "module", None)
+    assert isinstance(module, nn.Module)
+    return module
 
 
 def assign_(parameter: nn.Parameter, value: Tensor) -> None:
@@ -171,8 +187,15 @@ def resize_like_(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     Only shapes change: the resized parameters are zero until ``model.load_state_dict(state_dict)``.
     """
     for name, layer in reducible_layers(model).items():
-        assert isinstance(layer, nn.Module)
-        for key, parameter in layer.named_parameters(prefix=name, recurse=False):
+        for key, parameter in module_of(layer).named_parameters(prefix=name):
             saved = state_dict.get(key)
             if saved is not None and saved.shape != parameter.shape:
                 assign_(parameter, parameter.new_zeros(saved.shape))
+    resized_(model)
+
+
+def resized_(model: nn.Module) -> None:
+    """Let attributes that hold sizes follow, in layers whose parameters were given other shapes."""
+    for layer in reducible_layers(model).values():
+        if hasattr(layer, "resized_"):
+            layer.resized_()

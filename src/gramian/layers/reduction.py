@@ -147,7 +147,7 @@ class Reduction:
     after: int
     asked: int
     tensors: dict[str, Tensor] = field(repr=False)
-    moments: dict[str, MomentMap | IndexMap] = field(repr=False)
+    moments: Mapping[str, MomentMap | IndexMap] = field(repr=False)
     measurement: Measurement | OutputError | None = None
     reason: str = ""
     seconds: float = 0.0

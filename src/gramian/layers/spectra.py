@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gramian.layers.calibration import Calibration, TimeVarying, calibrate
 from gramian.layers.reducible import Reducible, Spectrum
 from gramian.systems.balancing import Balancing, balancing, balancing_bytes, balancing_values
 from gramian.systems.linear_system import LinearSystem
@@ -31,19 +32,31 @@ class TimeInvariant(Protocol):
         ...
 
 
-def spectra_of(layers: Mapping[str, Reducible], *, for_proposals: bool = False) -> dict[str, Spectrum]:
-    """What ``layer.spectrum()`` says of each of `layers`, without the matrices behind it.
+def spectra_of(
+    layers: Mapping[str, Reducible],
+    *,
+    for_proposals: bool = False,
+    model: nn.Module | None = None,
+    calibration: Calibration | None = None,
+) -> dict[str, Spectrum]:
+    """What ``layer.spectrum()`` says of each of `layers`, without what it was computed from.
 
     Parameters
     ----------
+    model, calibration
+        What time-varying layers are part of, and the data that their spectra depend on.
     for_proposals
         Keep these matrices, as ``layer.propose(rank, spectrum=...)`` wants them, for as many layers as have room in a
         gigabyte. Only for a moment: see `Spectrum.light`.
     """
-    found: dict[str, Spectrum] = {}
+    found = _calibrated(layers, model, calibration)
+    if not for_proposals:
+        found = {name: spectrum.light() for name, spectrum in found.items()}
     groups: dict[object, list[str]] = {}
     systems: dict[str, LinearSystem] = {}
     for name, layer in layers.items():
+        if name in found:
+            continue
         system = layer.linear_system() if isinstance(layer, TimeInvariant) else None
         if system is None or system.batch_shape:
             spectrum = layer.spectrum()
@@ -61,6 +74,17 @@ def spectra_of(layers: Mapping[str, Reducible], *, for_proposals: bool = False) 
         for name, known in zip(names, known_of, strict=True):
             found[name] = Spectrum.hankel(systems[name], layers[name].d_state, known)
     return {name: found[name] for name in layers}
+
+
+def _calibrated(
+    layers: Mapping[str, Reducible], model: nn.Module | None, calibration: Calibration | None
+) -> dict[str, Spectrum]:
+    """The spectra of the time-varying layers; without data, each says itself that it needs some."""
+    varying = {name: layer for name, layer in layers.items() if isinstance(layer, TimeVarying)}
+    if not varying or model is None or calibration is None:
+        return {}
+    evidence = calibrate(model, varying, calibration)
+    return {name: layer.calibrated_spectrum(evidence[name], calibration) for name, layer in varying.items()}
 
 
 def _balanced(systems: list[LinearSystem]) -> list[Balancing]:

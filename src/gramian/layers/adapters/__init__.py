@@ -1,0 +1,1 @@
+"""Teach mixers of other libraries to be reduced."""

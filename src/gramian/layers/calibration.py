@@ -1,0 +1,250 @@
+"""What a time-varying layer sees of real data: sampled input sequences, and gradients where a measure needs them.
+
+Memory does not grow with the number of batches: of every layer, as many sequences are kept as hold `tokens` steps,
+each of all sequences with the same chance (reservoir sampling). Every fourth sequence is held out: it serves to choose
+ridges and to measure errors, never to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from gramian.errors import GramianError
+from gramian.layers.reducible import Spectrum
+from gramian.layers.selective.measures import Measure, Regression
+
+__all__ = ["Calibrated", "Calibration", "Evidence", "TimeVarying", "calibrate"]
+
+_HELD_OUT = 4  # every fourth sequence
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Batches of real data, and what to learn from them.
+
+    Parameters
+    ----------
+    batches
+        What the model is called with, one after another: tensors, tuples whose first entry is the input, or mappings
+        of keyword arguments (``input_ids``, ``labels``, ...). A list is used again at every cut; an iterator once.
+    measure
+        How states are ranked.
+    mix
+        Let kept states take over what the others did, where the layer's structure allows it.
+    tokens
+        Steps kept of every layer to compute from; a third as many are held out.
+    loss
+        ``loss(model, batch)``, a scalar: for measures that need gradients. Without it, ``model(...).loss`` is used.
+    seed
+        Of the sampling.
+    """
+
+    batches: Iterable[Any]
+    measure: Measure = field(default_factory=Regression)
+    mix: bool = True
+    tokens: int = 4096
+    loss: Callable[[nn.Module, Any], Tensor] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise GramianError(f"Calibration(tokens={self.tokens}) was given; needed: at least 1.")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What one layer has seen: `inputs` and `held_out` are lists of sequences ``(L, d_model)``; `gradients` of the loss
+    with respect to the layer's outputs belong to `inputs`, and are None where no measure asked for them."""
+
+    inputs: list[Tensor]
+    held_out: list[Tensor]
+    gradients: list[Tensor] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Steps to compute from."""
+        return sum(len(x) for x in self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """What a calibrated spectrum was computed from: a proposal needs the same. `order` ranks the states, most important
+    first, int64 ``(groups, N)``."""
+
+    evidence: Evidence
+    order: Tensor
+    mix: bool
+    seed: int = 0
+
+
+@runtime_checkable
+class TimeVarying(Protocol):
+    """A reducible layer whose spectrum depends on data."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The module whose inputs and outputs are watched."""
+        ...
+
+    def hidden(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """The input ``(batch, L, d_model)`` of a call of the module, and its mask ``(batch, L)`` of real steps."""
+        ...
+
+    def calibrated_spectrum(self, evidence: Evidence, calibration: Calibration) -> Spectrum:
+        """How much each state matters for what was seen."""
+        ...
+
+
+def calibrate(model: nn.Module, layers: Mapping[str, TimeVarying], calibration: Calibration) -> dict[str, Evidence]:
+    """Run `model` over the batches, in evaluation mode, and keep what each of `layers` sees.
+
+    Gradients of parameters, buffers, the training flags and random generators are left as they were.
+
+    Raises
+    ------
+    GramianError
+        If there are no batches, too few sequences, a layer is never called, or a measure needs a loss that is missing.
+    """
+    watches = {name: _Watch(calibration) for name in layers}
+    with ExitStack() as stack:
+        stack.enter_context(_evaluating(model))
+        for name, layer in layers.items():
+            stack.enter_context(watches[name].on(layer))
+        for batch in calibration.batches:
+            _run(model, batch, calibration, list(watches.values()))
+    return {name: watch.evidence(name) for name, watch in watches.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _run(model: nn.Module, batch: Any, calibration: Calibration, watches: list[_Watch]) -> None:
+    if not calibration.measure.needs_gradient:
+        with torch.no_grad():
+            _call(model, batch)
+        for watch in watches:
+            watch.close_batch(None)
+        return
+    with torch.enable_grad():
+        loss = calibration.loss(model, batch) if calibration.loss is not None else _own_loss(model, batch, calibration)
+    outputs = [watch.output for watch in watches if watch.output is not None]
+    gradients = iter(torch.autograd.grad(loss, outputs, allow_unused=True))
+    for watch in watches:
+        watch.close_batch(next(gradients) if watch.output is not None else None)
+
+
+def _call(model: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def _own_loss(model: nn.Module, batch: Any, calibration: Calibration) -> Tensor:
+    loss = getattr(_call(model, batch), "loss", None)
+    if not isinstance(loss, Tensor):
+        raise GramianError(
+            f"the measure '{calibration.measure.name}' needs gradients of a loss, and the model returns none.",
+            "Transformers' models return one for batches with labels; of any other model the loss must be told.",
+            "Calibration(batches, measure=..., loss=lambda model, batch: ...), or a measure without gradients.",
+        )
+    return loss
+
+
+class _Reservoir:
+    """Sequences, each of all that came by with the same chance, up to a number of steps."""
+
+    def __init__(self, tokens: int, generator: torch.Generator) -> None:
+        self.tokens, self.generator = tokens, generator
+        self.kept: list[tuple[Tensor, Tensor | None]] = []
+        self.seen = 0
+        self._capacity = 0
+
+    def offer(self, x: Tensor, gradient: Tensor | None) -> None:
+        length = min(len(x), self.tokens)
+        if not self.seen:
+            self._capacity = max(1, self.tokens // max(1, length))
+        self.seen += 1
+        slot = len(self.kept)
+        if slot == self._capacity:
+            slot = int(torch.randint(self.seen, (), generator=self.generator))
+            if slot >= self._capacity:
+                return
+            self.kept.pop(slot)
+        pair = (x[:length].clone(), None if gradient is None else gradient[:length].clone())
+        self.kept.insert(slot, pair)
+
+
+class _Watch:
+    """One layer's inputs, and outputs while gradients are wanted, during calibration."""
+
+    def __init__(self, calibration: Calibration) -> None:
+        generator = torch.Generator().manual_seed(calibration.seed)
+        self._gradients = calibration.measure.needs_gradient
+        self._inputs = _Reservoir(calibration.tokens, generator)
+        self._held_out = _Reservoir(max(1, calibration.tokens // (_HELD_OUT - 1)), generator)
+        self._pending: list[Tensor] = []
+        self._count = 0
+        self.output: Tensor | None = None
+
+    @contextmanager
+    def on(self, layer: TimeVarying) -> Iterator[None]:
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x, mask = layer.hidden(args, kwargs)
+            self._pending += [row if mask is None else row[mask[i].bool()] for i, row in enumerate(x.detach())]
+
+        def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            first = output[0] if isinstance(output, tuple) else output
+            if not first.requires_grad:
+                first.requires_grad_()
+            self.output = first
+
+        handles = [layer.module.register_forward_pre_hook(before, with_kwargs=True)]
+        if self._gradients:
+            handles.append(layer.module.register_forward_hook(after, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def close_batch(self, gradient: Tensor | None) -> None:
+        """Keep or drop the sequences of a batch, now that its gradient is known."""
+        rows = [None] * len(self._pending) if gradient is None else list(gradient.detach())
+        for x, g in zip(self._pending, rows, strict=True):
+            self._count += 1
+            if self._count % _HELD_OUT == 0:
+                self._held_out.offer(x, None)
+            else:
+                self._inputs.offer(x, g)
+        self._pending, self.output = [], None
+
+    def evidence(self, name: str) -> Evidence:
+        if not self._inputs.kept:
+            raise GramianError(
+                f"no calibration sequence reached '{name}'.",
+                "There are no batches (an iterator can be used only once), or the model does not call the layer.",
+                "Give a list of batches: Calibration([batch, ...]).",
+            )
+        inputs, held_out = [x for x, _ in self._inputs.kept], [x for x, _ in self._held_out.kept]
+        gradients = [g for _, g in self._inputs.kept if g is not None]
+        if not held_out:  # fewer than four sequences: the last quarter of each
+            ends = [len(x) - len(x) // _HELD_OUT for x in inputs]
+            held_out = [x[end:] for x, end in zip(inputs, ends, strict=True) if end < len(x)]
+            inputs = [x[:end] for x, end in zip(inputs, ends, strict=True)]
+            gradients = [g[:end] for g, end in zip(gradients, ends, strict=False)]
+        complete = self._gradients and len(gradients) == len(inputs)
+        return Evidence(inputs, held_out, gradients if complete else None)

@@ -1,0 +1,83 @@
+"""What the kept states of a selective layer take over from the dropped ones, in closed form.
+
+First G, then F for that G, then G again for the states that F makes; each the least-squares solution for the layer's
+output on the calibration data, with a ridge towards plain selection that is chosen on held-out data. Each step can only
+lower the held-out error, or it is left out.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gramian.layers.selective.equations import Samples, principal, readout_equations, write_equations
+from gramian.layers.selective.layout import StateChange
+from gramian.layers.selective.signals import Signals
+from gramian.systems.regression import NormalEquations
+
+__all__ = ["compensated"]
+
+_MOST_READ_FEATURES = 2048  # kept states times components of C
+_MOST_WRITE_FEATURES = 768  # kept states times components of B: each is a state of its own while F is fitted
+
+
+def compensated(change: StateChange, fit: Samples, judge: Samples) -> StateChange:
+    """`change`, a pure selection, with the mixing of B and C that loses least of the output.
+
+    Parameters
+    ----------
+    fit, judge
+        Samples to fit on, and held-out samples to choose ridges on.
+    """
+    r = change.rank
+    C_basis = principal(fit, "C", max(1, _MOST_READ_FEATURES // r))
+    B_basis = principal(fit, "B", max(1, _MOST_WRITE_FEATURES // r))
+    eye = torch.eye(change.d_state, dtype=torch.float64)[change.index]  # (groups, r, N)
+    to_C = _read(change, fit, judge, C_basis, eye, eye)
+    to_B = _write(change, fit, judge, B_basis, eye, to_C)
+    to_C = _read(change, fit, judge, C_basis, to_C, to_B)
+    return StateChange(change.index, change.d_state, to_B, to_C)
+
+
+def _read(change: StateChange, fit: Samples, judge: Samples, basis: Tensor, towards: Tensor, to_B: Tensor) -> Tensor:
+    """C's mixing for states that are written with `to_B`."""
+
+    def keep(s: Signals) -> Signals:
+        return _kept(s, change, to_B)
+
+    return _solved(readout_equations(fit, keep, basis), readout_equations(judge, keep, basis), basis, towards)
+
+
+def _write(change: StateChange, fit: Samples, judge: Samples, basis: Tensor, towards: Tensor, to_C: Tensor) -> Tensor:
+    """B's mixing for states that are read with `to_C`."""
+
+    def keep(s: Signals) -> Signals:
+        return _kept(s, change, towards)
+
+    def readout(s: Signals) -> Tensor:
+        return _mixed(s.C, to_C)
+
+    return _solved(
+        write_equations(fit, keep, readout, basis), write_equations(judge, keep, readout, basis), basis, towards
+    )
+
+
+def _kept(s: Signals, change: StateChange, to_B: Tensor) -> Signals:
+    """The signals of the kept states."""
+    index = change.index.to(s.A.device)[:, None].expand(-1, s.A.shape[1], -1)
+    return s.with_states(s.A.gather(-1, index), _mixed(s.B, to_B), s.C)
+
+
+def _mixed(x: Tensor, matrices: Tensor) -> Tensor:
+    return torch.einsum("blgn,grn->blgr", x, matrices.to(x.device, x.dtype))
+
+
+def _solved(fit: list[NormalEquations], judge: list[NormalEquations], basis: Tensor, towards: Tensor) -> Tensor:
+    """Mixing matrices ``(groups, r, N)`` from coefficients on the components of `basis`; what the components leave out
+    of `towards` stays as it is."""
+    mixed = []
+    for equations, held_out, U, start in zip(fit, judge, basis, towards, strict=True):
+        inside = start @ U  # (r, p)
+        found = equations.best(held_out, inside.flatten()).view_as(inside)
+        mixed.append(start + (found - inside) @ U.mT)
+    return torch.stack(mixed)

@@ -1,0 +1,127 @@
+"""The normal equations by which kept states take over from dropped ones.
+
+The layer's output is ``sum_n C_t[n] M_t[:, n]`` plus what does not pass through the states. With states K kept,
+``C'_t = G^T C_t`` and ``B'_t = F B_t``, the output is linear in G for given states, and linear in F for given readouts.
+C and B are seen in their principal components where there are too many of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from gramian.layers.selective.samples import Sample
+from gramian.layers.selective.signals import Signals, contributions
+from gramian.systems.regression import NormalEquations
+
+__all__ = ["principal", "readout_equations", "state_output", "write_equations"]
+
+Samples = Callable[[], Iterable[Sample]]
+
+
+def principal(seen: Samples, what: str, most: int) -> Tensor:
+    """An orthonormal basis of the `most` principal components of B or C, ``(groups, N, min(most, N))``, float64."""
+    moment: Tensor | float = 0.0
+    for sample in seen():
+        x = getattr(sample.signals, what)[:, sample.steps].flatten(0, 1).double()  # (samples, groups, N)
+        moment = moment + torch.einsum("sgi,sgj->gij", x, x)
+    assert isinstance(moment, Tensor)
+    if moment.shape[-1] <= most:
+        return torch.eye(moment.shape[-1], dtype=torch.float64).expand_as(moment)
+    return torch.linalg.eigh(moment).eigenvectors[..., -most:]
+
+
+def state_output(signals: Signals, steps: Tensor) -> Tensor:
+    """What passes through the states of each group, ``(samples, groups, d_out)``, at `steps`."""
+    return _in_order([torch.einsum("sgdn,sgn->sgd", p.M, p.C) for p in contributions(signals, steps)], len(signals.u))
+
+
+def _in_order(pieces: list[Tensor], batch: int) -> Tensor:
+    """Pieces of consecutive steps, each ordered by sequence, as one tensor ordered by sequence."""
+    return torch.cat([p.unflatten(0, (batch, -1)) for p in pieces], 1).flatten(0, 1)
+
+
+def _paired(kept: Signals, target: Tensor, steps: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """M and C of `kept` with the target at the same steps."""
+    batch, done = len(kept.u), 0
+    rows = target.unflatten(0, (batch, -1))
+    for piece in contributions(kept, steps):
+        count = len(piece.steps)
+        yield piece.M, piece.C, rows[:, done : done + count].flatten(0, 1)
+        done += count
+
+
+def readout_equations(seen: Samples, keep: Callable[[Signals], Signals], basis: Tensor) -> list[NormalEquations]:
+    """For each group: the output from the kept states times the components of C; features ``(kept state, component)``.
+
+    Parameters
+    ----------
+    keep
+        The signals with the states that are kept; their C is not used.
+    basis
+        Of C, ``(groups, N, p)``.
+    """
+    tally = _Tally(len(basis))
+    for sample in seen():
+        s = sample.signals
+        target = state_output(s, sample.steps)
+        components = torch.einsum("blgn,gnp->blgp", s.C, basis.to(s.C.dtype))
+        kept = keep(s)
+        for M, c, y in _paired(kept.with_states(kept.A, kept.B, components), target, sample.steps):
+            for g in range(len(basis)):
+                inner = (M[:, g].mT @ M[:, g]).flatten(1)  # (samples, r r)
+                outer = (c[:, g, :, None] * c[:, g, None, :]).flatten(1)  # (samples, p p)
+                r, p = M.shape[-1], c.shape[-1]
+                gram = (inner.mT @ outer).view(r, r, p, p).permute(0, 2, 1, 3).reshape(r * p, r * p)
+                cross = torch.einsum("sdr,sd,sp->rp", M[:, g], y[:, g], c[:, g]).flatten()
+                tally.add(g, gram, cross, y[:, g])
+    return tally.equations()
+
+
+def write_equations(
+    seen: Samples, keep: Callable[[Signals], Signals], readout: Callable[[Signals], Tensor], basis: Tensor
+) -> list[NormalEquations]:
+    """For each group: the output from states whose inputs are components of B; features ``(kept state, component)``.
+
+    Parameters
+    ----------
+    keep
+        The signals with the kept states; their B is not used.
+    readout
+        C of the kept states, ``(batch, L, groups, r)``.
+    basis
+        Of B, ``(groups, N, q)``.
+    """
+    q, tally = basis.shape[-1], _Tally(len(basis))
+    for sample in seen():
+        s = sample.signals
+        target = state_output(s, sample.steps)
+        kept = keep(s)
+        r = kept.A.shape[-1]
+        components = torch.einsum("blgn,gnq->blgq", s.B, basis.to(s.B.dtype))
+        A = kept.A.repeat_interleave(q, -1)
+        B = components.repeat(1, 1, 1, r)
+        C = readout(s).repeat_interleave(q, -1)
+        for M, c, y in _paired(kept.with_states(A, B, C), target, sample.steps):
+            features = M * c[:, :, None, :]  # (samples, groups, d_out, r q)
+            for g in range(len(basis)):
+                rows = features[:, g].flatten(0, 1)
+                tally.add(g, rows.mT @ rows, rows.mT @ y[:, g].flatten(), y[:, g])
+    return tally.equations()
+
+
+class _Tally:
+    """Normal equations of several groups, summed in float64 over pieces of data."""
+
+    def __init__(self, groups: int) -> None:
+        self._sums: list[NormalEquations | None] = [None] * groups
+
+    def add(self, group: int, gram: Tensor, cross: Tensor, target: Tensor) -> None:
+        piece = NormalEquations(gram.double().cpu(), cross.double().cpu(), float(target.double().square().sum()))
+        so_far = self._sums[group]
+        self._sums[group] = piece if so_far is None else so_far + piece
+
+    def equations(self) -> list[NormalEquations]:
+        return [sums for sums in self._sums if sums is not None]

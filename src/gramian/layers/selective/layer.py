@@ -1,0 +1,192 @@
+"""How a layer with a selective recurrence is reduced: states are selected, and mixed where its structure allows it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gramian.errors import GramianError, ShapeError
+from gramian.layers.calibration import Calibrated, Calibration, Evidence
+from gramian.layers.reducible import Spectrum, assign_
+from gramian.layers.reduction import OutputError, Reduction
+from gramian.layers.selective.compensation import compensated
+from gramian.layers.selective.layout import Layout, StateChange
+from gramian.layers.selective.samples import Sample, samples
+from gramian.layers.selective.signals import Signals
+from gramian.systems.projections import Choice, Keep, balanced
+
+__all__ = ["Selective", "SelectiveLayer", "relative_output_error"]
+
+
+class Selective:
+    """A reducible layer made of `signals`, `layout` and `resized_`; everything else follows.
+
+    The bases of our own layers and of adapters for other people's mixers. A subclass says which module is watched
+    (`module`), what its input is (`hidden`), and what its output is (`output`).
+    """
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """The module that owns the parameters."""
+
+    @property
+    @abstractmethod
+    def d_state(self) -> int:
+        """States of each channel now."""
+
+    @abstractmethod
+    def signals(self, x: Tensor) -> Signals:
+        """What drives the recurrence for inputs ``(batch, L, d_model)``."""
+
+    @abstractmethod
+    def layout(self) -> Layout:
+        """Where the states are in the parameters."""
+
+    @abstractmethod
+    def resized_(self) -> None:
+        """Let attributes of the module that hold sizes follow its parameters."""
+
+    def hidden(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """The input of a call of the module, and its mask."""
+        return args[0], None
+
+    def output(self, x: Tensor) -> Tensor:
+        """The module's output for inputs ``(batch, L, d_model)``."""
+        found = self.module(x)
+        return found[0] if isinstance(found, tuple) else found
+
+    def of(self, module: nn.Module) -> Selective:
+        """The same view of another module: of a copy of `module`."""
+        assert isinstance(module, Selective)
+        return module
+
+    def projection_norms(self) -> tuple[Tensor, Tensor]:
+        """Lengths of the rows that make B and C, ``(groups, N)`` each, in float64."""
+        return self.layout().row_norms(dict(self.module.named_parameters()), self.d_state)
+
+    def spectrum(self) -> Spectrum:
+        """Refused: it depends on data."""
+        raise _needs_calibration(self.module)
+
+    def calibrated_spectrum(self, evidence: Evidence, calibration: Calibration) -> Spectrum:
+        """The amplitudes of the calibration's measure; see `gramian.layers.selective.measures`."""
+        measure = calibration.measure
+        with torch.no_grad():
+            ranking = measure.ranking(self, evidence, calibration.seed)
+        said = f"{measure.name} ({evidence.tokens} calibration steps; no a-priori guarantee)"
+        calibrated = Calibrated(evidence, ranking.order, calibration.mix, calibration.seed)
+        return Spectrum(ranking.values, said, self.d_state, calibrated=calibrated, comparable=measure.comparable)
+
+    @torch.no_grad()
+    def propose(self, rank: int, choose: Choice = balanced, spectrum: Spectrum | None = None) -> Reduction:
+        """The layer with `rank` states; changes nothing.
+
+        The states are the first of the spectrum's ranking (or the last, or random ones, for ``Keep("smallest")`` and
+        ``Keep("random")``). Where B and C reach the recurrence linearly and the calibration says so, they are mixed to
+        lose least of the output. The reduced layer is run, and its error on calibration and held-out data reported.
+        """
+        if not 1 <= rank <= self.d_state:
+            raise ShapeError(f"rank {rank} was asked of a layer with {self.d_state} states.")
+        if spectrum is None or spectrum.calibrated is None:
+            raise _needs_calibration(self.module)
+        start = time.perf_counter()
+        known = spectrum.calibrated
+        change = StateChange(_chosen(known.order, rank, choose), self.d_state)
+        layout = self.layout()
+        if known.mix and layout.mixes and rank < self.d_state:
+            change = compensated(change, self._seen(known, "inputs"), self._seen(known, "held_out"))
+        tensors, moments = layout.changed(dict(self.module.named_parameters()), change)
+        reduction = Reduction(self.d_state, rank, rank, tensors, moments)
+        smaller = self.of(copy.deepcopy(self.module))
+        smaller.apply_(reduction)
+        errors = OutputError(
+            relative_output_error(self, smaller, known.evidence.inputs) or 0.0,
+            relative_output_error(self, smaller, known.evidence.held_out),
+            spectrum.discarded(rank),
+            known.evidence.tokens,
+        )
+        return Reduction(self.d_state, rank, rank, tensors, moments, errors, "", time.perf_counter() - start)
+
+    def _seen(self, known: Calibrated, which: str) -> Any:
+        sequences = getattr(known.evidence, which)
+
+        def again() -> Iterable[Sample]:
+            return samples(self.signals, sequences, seed=known.seed)
+
+        return again
+
+    def apply_(self, reduction: Reduction) -> None:
+        """Become what was proposed, in place; parameters keep their identity."""
+        if not reduction.accepted or reduction.before != self.d_state:
+            raise ShapeError(
+                f"a reduction from {reduction.before} to {reduction.after} states was given to a layer with "
+                f"{self.d_state} states{': ' + reduction.reason if reduction.reason else ''}.",
+                "A reduction can be applied once, to the layer that proposed it, and only if it was not refused.",
+                "Call propose() again and look at reduction.accepted.",
+            )
+        for name, tensor in reduction.tensors.items():
+            assign_(self.module.get_parameter(name), tensor)
+        self.resized_()
+
+
+class SelectiveLayer(Selective, nn.Module):
+    """A selective layer of our own: the module is the layer itself."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The layer."""
+        return self
+
+
+def _needs_calibration(module: nn.Module) -> GramianError:
+    return GramianError(
+        f"the spectrum of {type(module).__name__} depends on data, and no data was given.",
+        "Its input and output maps change with every token, so its parameters alone do not say which states matter.",
+        "Compressor(..., calibration=Calibration(batches)) or compress_(model, policy, calibration=batches).",
+    )
+
+
+def _chosen(order: Tensor, rank: int, choose: Choice) -> Tensor:
+    """Kept states of each group, ascending."""
+    if isinstance(choose, Keep) and choose.which == "smallest":
+        order = order.flip(-1)
+    elif isinstance(choose, Keep) and choose.which == "random":
+        generator = torch.Generator().manual_seed(choose.seed)
+        order = order[:, torch.randperm(order.shape[-1], generator=generator)]
+    elif choose is not balanced and not isinstance(choose, Keep):
+        raise GramianError(
+            f"{choose} was given to a layer that is not time-invariant.",
+            "Projections of linear systems do not apply to it; its states are selected and mixed.",
+            'Leave `choose` out, or use Keep("largest"), Keep("smallest") or Keep("random").',
+        )
+    return order[:, :rank].sort(-1).values
+
+
+@torch.no_grad()
+def relative_output_error(before: Selective, after: Selective, sequences: list[Tensor]) -> float | None:
+    """``||y' - y|| / ||y||`` of the outputs on `sequences`; None where there are none."""
+    if not sequences:
+        return None
+    error = energy = 0.0
+    for x in _batches(sequences):
+        y = before.output(x)
+        error += float((after.output(x) - y).double().square().sum())
+        energy += float(y.double().square().sum())
+    return (error / energy) ** 0.5 if energy > 0 else 0.0
+
+
+def _batches(sequences: list[Tensor], most: int = 16) -> Iterator[Tensor]:
+    """Sequences of equal length, a few at a time."""
+    by_length: dict[int, list[Tensor]] = {}
+    for x in sequences:
+        by_length.setdefault(len(x), []).append(x)
+    for same in by_length.values():
+        for start in range(0, len(same), most):
+            yield torch.stack(same[start : start + most])

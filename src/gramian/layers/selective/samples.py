@@ -1,0 +1,54 @@
+"""From kept sequences to the signals of a layer, in batches, with random steps at which statistics are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gramian.layers.selective.signals import Signals
+
+__all__ = ["Sample", "samples"]
+
+_MOST_STEPS = 2048  # at which statistics are taken, over all sequences
+_BATCH = 16  # sequences at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Some sequences: their signals, the steps to look at, and the loss's gradients there, ``(samples, d_out)``."""
+
+    signals: Signals
+    steps: Tensor
+    gradient: Tensor | None
+
+
+def samples(
+    of: Callable[[Tensor], Signals],
+    sequences: Sequence[Tensor],
+    gradients: Sequence[Tensor] | None = None,
+    *,
+    seed: int = 0,
+    most: int = _MOST_STEPS,
+) -> Iterator[Sample]:
+    """Signals of `sequences`, equal lengths together, with at most about `most` steps to look at in all.
+
+    Steps are drawn at random, not at a fixed stride: tokens that alternate in kind would be seen half.
+    """
+    total = sum(len(x) for x in sequences)
+    by_length: dict[int, list[int]] = {}
+    for i, x in enumerate(sequences):
+        if len(x):
+            by_length.setdefault(len(x), []).append(i)
+    generator = torch.Generator().manual_seed(seed)
+    for length, members in by_length.items():
+        count = min(length, max(1, round(length * most / total)))
+        for start in range(0, len(members), _BATCH):
+            chosen = members[start : start + _BATCH]
+            steps = torch.randperm(length, generator=generator)[:count].sort().values
+            gradient = None
+            if gradients is not None:
+                gradient = torch.stack([gradients[i] for i in chosen])[:, steps].flatten(0, 1).float()
+            yield Sample(of(torch.stack([sequences[i] for i in chosen])), steps, gradient)

@@ -1,0 +1,113 @@
+"""What drives a selective recurrence at every step, and what its states contribute to the layer's output.
+
+In every group g of channels that share B and C, with P channels and N states each:
+
+    h_t[p, n] = exp(dt_t[p] A[p, n]) h_{t-1}[p, n] + dt_t[p] B_t[n] u_t[p]
+    output_t = sum_g M_t C_t + (what does not pass through the states)        M_t = readout diag(gate_t) h_t
+
+Column n of ``M_t``, ``(d_out, N)``, is what state n would add to the layer's output for ``C_t[n] = 1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+__all__ = ["Contributions", "Signals", "contributions"]
+
+_CHUNK_BYTES = 2**26  # of the states of consecutive steps that are kept at a time
+
+
+@dataclass(frozen=True)
+class Signals:
+    """The inputs of a selective recurrence; see the equations of this module.
+
+    Parameters
+    ----------
+    u, dt, gate
+        ``(batch, L, groups, P)``: what is written into the states, step sizes, and the factor of each channel on its
+        way out.
+    A
+        ``(groups, P, N)``, negative.
+    B, C
+        ``(batch, L, groups, N)``.
+    readout
+        ``(d_out, groups, P)``.
+    """
+
+    u: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    gate: Tensor
+    readout: Tensor
+
+    @classmethod
+    def of_one_group(
+        cls, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, gate: Tensor, readout: Tensor
+    ) -> Signals:
+        """All channels share B and C: shapes without the dimension of the groups."""
+        return cls(
+            u[:, :, None], dt[:, :, None], A[None], B[:, :, None], C[:, :, None], gate[:, :, None], readout[:, None]
+        )
+
+    @property
+    def d_state(self) -> int:
+        """States of each channel."""
+        return self.A.shape[-1]
+
+    @property
+    def groups(self) -> int:
+        """Groups of channels."""
+        return self.A.shape[0]
+
+    def float(self) -> Signals:
+        """In float32, or float64 where it is float64 already."""
+        dtype = torch.float64 if self.u.dtype == torch.float64 else torch.float32
+        return Signals(*(getattr(self, key).to(dtype) for key in self.__dataclass_fields__))
+
+    def with_states(self, A: Tensor, B: Tensor, C: Tensor) -> Signals:
+        """The same channels with other states."""
+        return replace(self, A=A, B=B, C=C)
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Some steps of a batch: `M` is ``(samples, groups, d_out, N)``, `C` ``(samples, groups, N)`` and `h` ``(samples,
+    groups, P, N)``, with ``samples = batch * len(steps)`` ordered by sequence; `steps` are indices into time."""
+
+    M: Tensor
+    C: Tensor
+    h: Tensor
+    steps: Tensor
+
+
+def contributions(signals: Signals, steps: Tensor) -> Iterator[Contributions]:
+    """What the states contribute at `steps` (ascending), in pieces of bounded size."""
+    s = signals.float()
+    h = s.u.new_zeros(len(s.u), *s.A.shape)
+    wanted, last = set(steps.tolist()), int(steps[-1])
+    held: list[Tensor] = []
+    at: list[int] = []
+    most = max(1, _CHUNK_BYTES // max(1, h.numel() * h.element_size()))
+    written = s.dt * s.u
+    for t in range(last + 1):
+        h = torch.exp(s.dt[:, t, :, :, None] * s.A) * h + written[:, t, :, :, None] * s.B[:, t, :, None, :]
+        if t in wanted:
+            held.append(h)
+            at.append(t)
+        if held and (len(held) == most or t == last):
+            yield _contributed(s, held, torch.tensor(at))
+            held, at = [], []
+
+
+def _contributed(s: Signals, held: list[Tensor], steps: Tensor) -> Contributions:
+    h = torch.stack(held, 1).flatten(0, 1)  # (samples, groups, P, N)
+    at = steps.to(h.device)
+    C, gate = s.C[:, at].flatten(0, 1), s.gate[:, at].flatten(0, 1)
+    readout = s.readout.movedim(1, 0)  # (groups, d_out, P)
+    return Contributions(readout @ (gate[..., None] * h), C, h, steps)
