@@ -2,17 +2,23 @@
 
 from gramian.kernels.causal_conv import CONV_BACKENDS, causal_conv1d
 from gramian.kernels.dispatch import BACKENDS, diagonal_ssm, diagonal_ssm_pairs
+from gramian.kernels.gated_attention import GATED_ATTENTION_BACKENDS, gated_attention
 from gramian.kernels.scan import SCAN_BACKENDS, scan
 from gramian.kernels.selective import SELECTIVE_BACKENDS, selective_scan
+from gramian.kernels.ssd import SSD_BACKENDS, ssd
 
 __all__ = [
     "BACKENDS",
     "CONV_BACKENDS",
+    "GATED_ATTENTION_BACKENDS",
     "SCAN_BACKENDS",
     "SELECTIVE_BACKENDS",
+    "SSD_BACKENDS",
     "causal_conv1d",
     "diagonal_ssm",
     "diagonal_ssm_pairs",
+    "gated_attention",
     "scan",
     "selective_scan",
+    "ssd",
 ]
