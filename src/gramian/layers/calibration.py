@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gramian.errors import GramianError
 from gramian.layers.reducible import Spectrum
-from gramian.layers.selective.measures import Measure, Regression
+from gramian.layers.selective.measures import Measure, Ranking
 
 __all__ = ["Calibrated", "Calibration", "Evidence", "TimeVarying", "calibrate"]
 
@@ -34,7 +34,8 @@ class Calibration:
         What the model is called with, one after another: tensors, tuples whose first entry is the input, or mappings
         of keyword arguments (``input_ids``, ``labels``, ...). A list is used again at every cut; an iterator once.
     measure
-        How states are ranked.
+        How states are ranked; by default `Balanced` where all states of a channel are forgotten alike and can be
+        projected (linear attention), `Regression` where they can be mixed (Mamba), else `ContributionEnergy`.
     mix
         Let kept states take over what the others did, where the layer's structure allows it.
     tokens
@@ -46,7 +47,7 @@ class Calibration:
     """
 
     batches: Iterable[Any]
-    measure: Measure = field(default_factory=Regression)
+    measure: Measure | None = None
     mix: bool = True
     tokens: int = 4096
     loss: Callable[[nn.Module, Any], Tensor] | None = None
@@ -74,11 +75,10 @@ class Evidence:
 
 @dataclass(frozen=True, eq=False)
 class Calibrated:
-    """What a calibrated spectrum was computed from: a proposal needs the same. `order` ranks the states, most important
-    first, int64 ``(groups, N)``."""
+    """What a calibrated spectrum was computed from: a proposal needs the same."""
 
     evidence: Evidence
-    order: Tensor
+    ranking: Ranking
     mix: bool
     seed: int = 0
 
@@ -133,7 +133,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _run(model: nn.Module, batch: Any, calibration: Calibration, watches: list[_Watch]) -> None:
-    if not calibration.measure.needs_gradient:
+    if not _needs_gradient(calibration):
         with torch.no_grad():
             _call(model, batch)
         for watch in watches:
@@ -147,6 +147,10 @@ def _run(model: nn.Module, batch: Any, calibration: Calibration, watches: list[_
         watch.close_batch(next(gradients) if watch.output is not None else None)
 
 
+def _needs_gradient(calibration: Calibration) -> bool:
+    return calibration.measure is not None and calibration.measure.needs_gradient
+
+
 def _call(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return model(**batch)
@@ -156,6 +160,7 @@ def _call(model: nn.Module, batch: Any) -> Any:
 def _own_loss(model: nn.Module, batch: Any, calibration: Calibration) -> Tensor:
     loss = getattr(_call(model, batch), "loss", None)
     if not isinstance(loss, Tensor):
+        assert calibration.measure is not None
         raise GramianError(
             f"the measure '{calibration.measure.name}' needs gradients of a loss, and the model returns none.",
             "Transformers' models return one for batches with labels; of any other model the loss must be told.",
@@ -193,7 +198,7 @@ class _Watch:
 
     def __init__(self, calibration: Calibration) -> None:
         generator = torch.Generator().manual_seed(calibration.seed)
-        self._gradients = calibration.measure.needs_gradient
+        self._gradients = _needs_gradient(calibration)
         self._inputs = _Reservoir(calibration.tokens, generator)
         self._held_out = _Reservoir(max(1, calibration.tokens // (_HELD_OUT - 1)), generator)
         self._pending: list[Tensor] = []

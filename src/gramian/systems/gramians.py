@@ -126,10 +126,11 @@ def equilibrated(system: LinearSystem) -> Factors:
     d = (q / p).nan_to_num(1.0, 1.0, 1.0) ** 0.25
     d = torch.where(d > 0, d, torch.ones_like(d))
     left, right = d[..., :, None], d[..., None, :]
-    return Factors(_square_root(P * left * right) / left * reached, _square_root(Q / left / right) * left * seen)
+    return Factors(square_root(P * left * right) / left * reached, square_root(Q / left / right) * left * seen)
 
 
-def _square_root(gramian: Tensor) -> Tensor:
+def square_root(gramian: Tensor) -> Tensor:
+    """``F`` with ``F F* = gramian``, negative eigenvalues taken for rounding."""
     values, vectors = torch.linalg.eigh(gramian)
     return vectors * values.clamp(min=0).sqrt()[..., None, :]
 

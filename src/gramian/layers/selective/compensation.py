@@ -1,11 +1,13 @@
 """What the kept states of a selective layer take over from the dropped ones, in closed form.
 
 First G, then F for that G, then G again for the states that F makes; each the least-squares solution for the layer's
-output on the calibration data, with a ridge towards plain selection that is chosen on held-out data. Each step can only
-lower the held-out error, or it is left out.
+output on the calibration data, with a ridge towards what was there before that is chosen on held-out data: a step that
+does not lower the held-out error is left out.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ _MOST_WRITE_FEATURES = 768  # kept states times components of B: each is a state
 
 
 def compensated(change: StateChange, fit: Samples, judge: Samples) -> StateChange:
-    """`change`, a pure selection, with the mixing of B and C that loses least of the output.
+    """`change`, a selection or a projection, with the mixing of B and C that loses least of the output.
 
     Parameters
     ----------
@@ -32,11 +34,11 @@ def compensated(change: StateChange, fit: Samples, judge: Samples) -> StateChang
     r = change.rank
     C_basis = principal(fit, "C", max(1, _MOST_READ_FEATURES // r))
     B_basis = principal(fit, "B", max(1, _MOST_WRITE_FEATURES // r))
-    eye = torch.eye(change.d_state, dtype=torch.float64)[change.index]  # (groups, r, N)
-    to_C = _read(change, fit, judge, C_basis, eye, eye)
-    to_B = _write(change, fit, judge, B_basis, eye, to_C)
+    to_B, to_C = change.matrices("B"), change.matrices("C")  # (groups, r, N)
     to_C = _read(change, fit, judge, C_basis, to_C, to_B)
-    return StateChange(change.index, change.d_state, to_B, to_C)
+    to_B = _write(change, fit, judge, B_basis, to_B, to_C)
+    to_C = _read(change, fit, judge, C_basis, to_C, to_B)
+    return replace(change, to_B=to_B, to_C=to_C)
 
 
 def _read(change: StateChange, fit: Samples, judge: Samples, basis: Tensor, towards: Tensor, to_B: Tensor) -> Tensor:
@@ -64,8 +66,11 @@ def _write(change: StateChange, fit: Samples, judge: Samples, basis: Tensor, tow
 
 def _kept(s: Signals, change: StateChange, to_B: Tensor) -> Signals:
     """The signals of the kept states."""
-    index = change.index.to(s.A.device)[:, None].expand(-1, s.A.shape[1], -1)
-    return s.with_states(s.A.gather(-1, index), _mixed(s.B, to_B), s.C)
+    if change.index is None:  # all states of a channel have the same A
+        A = s.A[..., : change.rank]
+    else:
+        A = s.A.gather(-1, change.index.to(s.A.device)[:, None].expand(-1, s.A.shape[1], -1))
+    return s.with_states(A, _mixed(s.B, to_B), s.C)
 
 
 def _mixed(x: Tensor, matrices: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from gramian.layers.reducible import Spectrum, assign_
 from gramian.layers.reduction import OutputError, Reduction
 from gramian.layers.selective.compensation import compensated
 from gramian.layers.selective.layout import Layout, StateChange
+from gramian.layers.selective.measures import Balanced, ContributionEnergy, Measure, Ranking, Regression
 from gramian.layers.selective.samples import Sample, samples
 from gramian.layers.selective.signals import Signals
 from gramian.systems.projections import Choice, Keep, balanced
@@ -77,11 +78,17 @@ class Selective:
 
     def calibrated_spectrum(self, evidence: Evidence, calibration: Calibration) -> Spectrum:
         """The amplitudes of the calibration's measure; see `gramian.layers.selective.measures`."""
-        measure = calibration.measure
+        measure = calibration.measure or self._default_measure(calibration.mix)
+        if isinstance(measure, Balanced) and not self.layout().rotates:
+            raise GramianError(
+                f"the measure 'balanced' was given for {type(self.module).__name__}.",
+                "Its states are forgotten at different rates or not reached linearly: no projection commutes with that.",
+                "Leave it out for this layer, or use the measure 'regression' or 'energy'.",
+            )
         with torch.no_grad():
             ranking = measure.ranking(self, evidence, calibration.seed)
         said = f"{measure.name} ({evidence.tokens} calibration steps; no a-priori guarantee)"
-        calibrated = Calibrated(evidence, ranking.order, calibration.mix, calibration.seed)
+        calibrated = Calibrated(evidence, ranking, calibration.mix, calibration.seed)
         return Spectrum(ranking.values, said, self.d_state, calibrated=calibrated, comparable=measure.comparable)
 
     @torch.no_grad()
@@ -90,7 +97,8 @@ class Selective:
 
         The states are the first of the spectrum's ranking (or the last, or random ones, for ``Keep("smallest")`` and
         ``Keep("random")``). Where B and C reach the recurrence linearly and the calibration says so, they are mixed to
-        lose least of the output. The reduced layer is run, and its error on calibration and held-out data reported.
+        lose least of the output; held-out sequences, without which
+        this is not done, keep that from fitting noise. The reduced layer is run, and its error on calibration and held-out data reported.
         """
         if not 1 <= rank <= self.d_state:
             raise ShapeError(f"rank {rank} was asked of a layer with {self.d_state} states.")
@@ -98,9 +106,9 @@ class Selective:
             raise _needs_calibration(self.module)
         start = time.perf_counter()
         known = spectrum.calibrated
-        change = StateChange(_chosen(known.order, rank, choose), self.d_state)
+        change = _chosen(known.ranking, rank, choose)
         layout = self.layout()
-        if known.mix and layout.mixes and rank < self.d_state:
+        if known.mix and layout.mixes and rank < self.d_state and known.evidence.held_out:
             change = compensated(change, self._seen(known, "inputs"), self._seen(known, "held_out"))
         tensors, moments = layout.changed(dict(self.module.named_parameters()), change)
         reduction = Reduction(self.d_state, rank, rank, tensors, moments)
@@ -113,6 +121,12 @@ class Selective:
             known.evidence.tokens,
         )
         return Reduction(self.d_state, rank, rank, tensors, moments, errors, "", time.perf_counter() - start)
+
+    def _default_measure(self, mix: bool) -> Measure:
+        layout = self.layout()
+        if layout.rotates and mix:
+            return Balanced()
+        return Regression() if layout.mixes and mix else ContributionEnergy()
 
     def _seen(self, known: Calibrated, which: str) -> Any:
         sequences = getattr(known.evidence, which)
@@ -153,20 +167,27 @@ def _needs_calibration(module: nn.Module) -> GramianError:
     )
 
 
-def _chosen(order: Tensor, rank: int, choose: Choice) -> Tensor:
-    """Kept states of each group, ascending."""
-    if isinstance(choose, Keep) and choose.which == "smallest":
-        order = order.flip(-1)
-    elif isinstance(choose, Keep) and choose.which == "random":
-        generator = torch.Generator().manual_seed(choose.seed)
-        order = order[:, torch.randperm(order.shape[-1], generator=generator)]
-    elif choose is not balanced and not isinstance(choose, Keep):
+def _chosen(ranking: Ranking, rank: int, choose: Choice) -> StateChange:
+    """The states, or directions, that `choose` keeps of a ranking."""
+    n = len(ranking.values)
+    if choose is balanced or (isinstance(choose, Keep) and choose.which == "largest"):
+        kept = torch.arange(rank)
+    elif isinstance(choose, Keep) and choose.which == "smallest":
+        kept = torch.arange(n - rank, n)
+    elif isinstance(choose, Keep):
+        kept = torch.randperm(n, generator=torch.Generator().manual_seed(choose.seed))[:rank]
+    else:
         raise GramianError(
             f"{choose} was given to a layer that is not time-invariant.",
             "Projections of linear systems do not apply to it; its states are selected and mixed.",
             'Leave `choose` out, or use Keep("largest"), Keep("smallest") or Keep("random").',
         )
-    return order[:, :rank].sort(-1).values
+    if ranking.order is not None:
+        return StateChange(ranking.order[:, kept].sort(-1).values, n)
+    assert ranking.to_B is not None
+    assert ranking.to_C is not None
+    W, T = ranking.to_B[:, kept], ranking.to_C[:, kept]
+    return StateChange(None, n, W, T, from_B=T, from_C=W)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,22 +36,30 @@ class StateChange:
     Parameters
     ----------
     index
-        Kept states of each group, int64 ``(groups, rank)``, ascending.
-    to_B, to_C
-        ``B' = to_B B`` and ``C' = to_C C``, ``(groups, rank, N)``; None for nothing but selection.
+        Kept states of each group, int64 ``(groups, rank)``, ascending; None for a projection to other coordinates.
     d_state
         N.
+    to_B, to_C
+        ``B' = to_B B`` and ``C' = to_C C``, ``(groups, rank, N)``; None for nothing but selection.
+    from_B, from_C
+        What takes the gradients of the rows of B and C to those of the new rows, ``(groups, rank, N)``: of a
+        projection ``B' = W^T B, C' = T^T C`` these are ``T^T`` and ``W^T``. The transposed pseudo-inverses of `to_B`
+        and `to_C` where they are None.
     """
 
-    index: Tensor
+    index: Tensor | None
     d_state: int
     to_B: Tensor | None = None
     to_C: Tensor | None = None
+    from_B: Tensor | None = None
+    from_C: Tensor | None = None
 
     @property
     def rank(self) -> int:
         """States that stay, in each group."""
-        return self.index.shape[1]
+        kept = self.to_B if self.index is None else self.index
+        assert kept is not None
+        return kept.shape[1]
 
     @property
     def mixes(self) -> bool:
@@ -63,7 +71,13 @@ class StateChange:
         mixing = {"A": None, "B": self.to_B, "C": self.to_C}[what]
         if mixing is not None:
             return mixing.double()
+        assert self.index is not None
         return torch.eye(self.d_state, dtype=torch.float64)[self.index]
+
+    def gradient_matrices(self, what: Literal["A", "B", "C"]) -> Tensor:
+        """``(groups, rank, N)``, float64: what takes gradients of the rows of A, B or C to those of the new rows."""
+        known = {"A": None, "B": self.from_B, "C": self.from_C}[what]
+        return torch.linalg.pinv(self.matrices(what)).mT if known is None else known.double()
 
 
 @dataclass(frozen=True)
@@ -72,11 +86,13 @@ class Layout:
 
     ``Layout({"A_log": (1, (States("A"),)), "x_proj.weight": (0, (Fixed(8), States("B"), States("C")))}, mixes=True)``
     says where Mamba keeps them. `mixes` tells that B and C reach the recurrence linearly, so that their rows can be
-    combined; otherwise states can only be selected.
+    combined; otherwise states can only be selected. `rotates` tells that moreover all states of a channel are forgotten
+    alike, so that they can be projected to any other coordinates; A has no states then.
     """
 
     parameters: Mapping[str, tuple[int, tuple[Fixed | States, ...]]]
     mixes: bool = False
+    rotates: bool = False
 
     def changed(
         self, values: Mapping[str, Tensor], change: StateChange
@@ -92,11 +108,10 @@ class Layout:
                 tensors[name] = old.index_select(dim, index)
                 moments[name] = IndexMap((name,), index, dim)
                 continue
-            blocks = _blocks(parts, change)
-            new = torch.tensordot(torch.block_diag(*blocks), old.double(), dims=([1], [dim])).movedim(0, dim)
+            matrix = _block_diagonal(parts, change.matrices)
+            new = torch.tensordot(matrix, old.double(), dims=([1], [dim])).movedim(0, dim)
             tensors[name] = new.to(old.dtype).contiguous()
-            # with W = pinv(M) W' the gradient of W' = M W is pinv(M)^T times that of W
-            moments[name] = MomentMap.of((name,), torch.block_diag(*(torch.linalg.pinv(b).mT for b in blocks)), dim)
+            moments[name] = MomentMap.of((name,), _block_diagonal(parts, change.gradient_matrices), dim)
         return tensors, moments
 
     def row_norms(self, values: Mapping[str, Tensor], d_state: int) -> tuple[Tensor, Tensor]:
@@ -126,17 +141,18 @@ def _rows(parts: tuple[Fixed | States, ...], change: StateChange) -> list[Tensor
             start += part.size
             continue
         for group in range(part.groups):
+            assert change.index is not None
             rows.append(start + change.index[group if part.groups > 1 else 0])
             start += change.d_state
     return rows
 
 
-def _blocks(parts: tuple[Fixed | States, ...], change: StateChange) -> list[Tensor]:
-    """The blocks of the matrix that makes new rows out of old ones."""
+def _block_diagonal(parts: tuple[Fixed | States, ...], matrices: Callable[[Literal["A", "B", "C"]], Tensor]) -> Tensor:
+    """The matrix that makes new rows out of old ones."""
     blocks: list[Tensor] = []
     for part in parts:
         if isinstance(part, Fixed):
             blocks.append(torch.eye(part.size, dtype=torch.float64))
         else:
-            blocks += change.matrices(part.what)[: part.groups].unbind()
-    return blocks
+            blocks += matrices(part.what)[: part.groups].unbind()
+    return torch.block_diag(*blocks)

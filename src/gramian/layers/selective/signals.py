@@ -2,7 +2,7 @@
 
 In every group g of channels that share B and C, with P channels and N states each:
 
-    h_t[p, n] = exp(dt_t[p] A[p, n]) h_{t-1}[p, n] + dt_t[p] B_t[n] u_t[p]
+    h_t[p, n] = exp(dt_t[p] A[p, n] + log_gate_t[n]) h_{t-1}[p, n] + gain_t[p] u_t[p] B_t[n]
     output_t = sum_g M_t C_t + (what does not pass through the states)        M_t = readout diag(gate_t) h_t
 
 Column n of ``M_t``, ``(d_out, N)``, is what state n would add to the layer's output for ``C_t[n] = 1``.
@@ -28,14 +28,17 @@ class Signals:
     Parameters
     ----------
     u, dt, gate
-        ``(batch, L, groups, P)``: what is written into the states, step sizes, and the factor of each channel on its
-        way out.
+        ``(batch, L, groups, P)``: inputs of the channels, step sizes, and the factor of each channel on its way out.
     A
         ``(groups, P, N)``, negative.
     B, C
         ``(batch, L, groups, N)``.
     readout
         ``(d_out, groups, P)``.
+    gain
+        ``(batch, L, groups, P)``: the factor of each channel on its way in; `dt` where it is None.
+    log_gate
+        ``(batch, L, groups, N)``: what states forget on top of ``dt A``; nothing where it is None.
     """
 
     u: Tensor
@@ -45,6 +48,8 @@ class Signals:
     C: Tensor
     gate: Tensor
     readout: Tensor
+    gain: Tensor | None = None
+    log_gate: Tensor | None = None
 
     @classmethod
     def of_one_group(
@@ -68,11 +73,18 @@ class Signals:
     def float(self) -> Signals:
         """In float32, or float64 where it is float64 already."""
         dtype = torch.float64 if self.u.dtype == torch.float64 else torch.float32
-        return Signals(*(getattr(self, key).to(dtype) for key in self.__dataclass_fields__))
+        values = (getattr(self, key) for key in self.__dataclass_fields__)
+        return Signals(*(None if value is None else value.to(dtype) for value in values))  # type: ignore[arg-type]
 
     def with_states(self, A: Tensor, B: Tensor, C: Tensor) -> Signals:
-        """The same channels with other states."""
+        """The same channels with other states; for layers whose states are forgotten through ``dt A`` alone."""
+        assert self.log_gate is None
         return replace(self, A=A, B=B, C=C)
+
+    def decay(self, t: int) -> Tensor:
+        """What is left of the states of the step before, ``(batch, groups, P, N)``."""
+        exponent = self.dt[:, t, :, :, None] * self.A
+        return torch.exp(exponent if self.log_gate is None else exponent + self.log_gate[:, t, :, None, :])
 
 
 @dataclass(frozen=True)
@@ -94,9 +106,9 @@ def contributions(signals: Signals, steps: Tensor) -> Iterator[Contributions]:
     held: list[Tensor] = []
     at: list[int] = []
     most = max(1, _CHUNK_BYTES // max(1, h.numel() * h.element_size()))
-    written = s.dt * s.u
+    written = (s.dt if s.gain is None else s.gain) * s.u
     for t in range(last + 1):
-        h = torch.exp(s.dt[:, t, :, :, None] * s.A) * h + written[:, t, :, :, None] * s.B[:, t, :, None, :]
+        h = s.decay(t) * h + written[:, t, :, :, None] * s.B[:, t, :, None, :]
         if t in wanted:
             held.append(h)
             at.append(t)
