@@ -82,7 +82,7 @@ class Selective:
         if isinstance(measure, Balanced) and not self.layout().rotates:
             raise GramianError(
                 f"the measure 'balanced' was given for {type(self.module).__name__}.",
-                "Its states are forgotten at different rates or not reached linearly: no projection commutes with that.",
+                "Its states are forgotten at different rates, or not reached linearly: no projection fits that.",
                 "Leave it out for this layer, or use the measure 'regression' or 'energy'.",
             )
         with torch.no_grad():
@@ -97,8 +97,8 @@ class Selective:
 
         The states are the first of the spectrum's ranking (or the last, or random ones, for ``Keep("smallest")`` and
         ``Keep("random")``). Where B and C reach the recurrence linearly and the calibration says so, they are mixed to
-        lose least of the output; held-out sequences, without which
-        this is not done, keep that from fitting noise. The reduced layer is run, and its error on calibration and held-out data reported.
+        lose least of the output; held-out sequences, without which this is not done, keep that from fitting noise. The
+        reduced layer is run, and its error on calibration and held-out data reported.
         """
         if not 1 <= rank <= self.d_state:
             raise ShapeError(f"rank {rank} was asked of a layer with {self.d_state} states.")
