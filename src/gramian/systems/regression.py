@@ -17,6 +17,7 @@ from gramian.errors import GramianError
 __all__ = ["RIDGES", "Elimination", "NormalEquations", "eliminate_blocks"]
 
 RIDGES = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # relative to the mean of the diagonal of ``gram``
+_ALMOST_ZERO = 1e-150  # so small that no data have it, and so large that its ridge has an inverse
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +33,8 @@ class NormalEquations:
         return NormalEquations(self.gram + other.gram, self.cross + other.cross, self.energy + other.energy)
 
     def error(self, beta: Tensor) -> float:
-        """``E||y - Phi beta||^2``, at least 0."""
-        return max(0.0, float(self.energy - 2 * (beta @ self.cross) + beta @ (self.gram @ beta)))
+        """``E||y - Phi beta||^2``, at least 0; NaN where beta is not finite."""
+        return max(float(self.energy - 2 * (beta @ self.cross) + beta @ (self.gram @ beta)), 0.0)  # max(0, NaN) is 0
 
     def solve(self, ridge: float, towards: Tensor) -> Tensor:
         """The minimiser, penalised by `ridge` times the mean of the diagonal for its distance from `towards`."""
@@ -90,7 +91,7 @@ def eliminate_blocks(equations: NormalEquations, blocks: int, ridge: float = 1e-
 def _factor(gram: Tensor, ridge: float) -> Tensor:
     """The Cholesky factor of `gram` with a ridge, ten times as large until rounding of the data no longer matters."""
     eye = torch.eye(len(gram), dtype=gram.dtype)
-    scale = float(gram.diagonal().mean()) + torch.finfo(torch.float64).tiny
+    scale = float(gram.diagonal().mean()) + _ALMOST_ZERO
     for _ in range(12):
         factor, failed = torch.linalg.cholesky_ex(gram + ridge * scale * eye)
         if not failed:
