@@ -152,7 +152,7 @@ def test_test_data_is_looked_at_once_after_training_has_ended(tmp_path: Path, mo
 
         return look
 
-    monkeypatch.setattr(run_module, "load_data", lambda *_: data)
+    monkeypatch.setattr(run_module, "build_data", lambda _: data)
     monkeypatch.setattr(train_module, "evaluate", watched("training"))
     monkeypatch.setattr(summary_module, "evaluate", watched("summary"))
     finished(tmp_path / "run")
@@ -164,7 +164,7 @@ def test_test_data_has_no_influence_on_anything_but_the_test_score(
 ) -> None:
     data = load_data("digits")
     noise = Split(torch.randn_like(data.test.inputs), data.test.targets.roll(1))
-    monkeypatch.setattr(run_module, "load_data", lambda *_: dataclasses.replace(data, test=noise))
+    monkeypatch.setattr(run_module, "build_data", lambda _: dataclasses.replace(data, test=noise))
     other = finished(tmp_path / "run")
     for name in ("metrics.jsonl", "events.jsonl"):
         assert journal(other, name) == journal(run, name)

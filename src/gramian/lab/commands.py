@@ -19,10 +19,10 @@ from gramian.errors import CheckpointError, ConfigError, did_you_mean
 from gramian.kernels.native import openmp
 from gramian.kernels.scan_triton import why_not
 from gramian.lab.analyze import analyze
-from gramian.lab.build import build_model, build_schedule, find_device, set_threads
+from gramian.lab.build import build_data, build_model, build_schedule, find_device, set_threads
 from gramian.lab.config import Config
 from gramian.lab.console import LiveBar, analysis_table, cut_table, dry_run_lines, plan_table, summary_table
-from gramian.lab.data import DATASETS, load_data
+from gramian.lab.data import DATASETS
 from gramian.lab.environment import environment
 from gramian.lab.evaluate import evaluate
 from gramian.lab.saved_model import load_model, save_model
@@ -89,9 +89,10 @@ def dry_run_report(config: Config, folder: Path) -> None:
     """Print the resolved configuration, the steps at which it acts, and what a step costs here; write nothing."""
     console = Console()
     set_threads(config.train.threads)
-    data = load_data(config.data.name, config.data.root, config.data.seed)
+    data = build_data(config.data)
     torch.manual_seed(config.train.seed)
-    model = build_model(config.model, data.d_input, data.n_classes).to(find_device(config.train.device))
+    model = build_model(config.model, data.d_input, data.n_classes, tokens=data.tokens, head=data.head)
+    model = model.to(find_device(config.train.device))
     step = training_step(config.train, model, data.train.inputs[: config.train.batch_size], data.train.targets)
     times = interleaved(step, lambda: None, rounds=5)["first"]
     estimate = {"parameters": sum(p.numel() for p in model.parameters()), "step_seconds": times["median"]}
@@ -152,12 +153,13 @@ def _policy(choices: dict[str, Any]) -> Policy:
 def evaluate_in_terminal(path: Path, split: str, root: str | None, as_json: bool) -> None:
     """Print accuracy and loss of a saved model on one split of its data."""
     saved = load_model(path)
-    data = load_data(saved.data.name, root or saved.data.root, saved.data.seed)
-    if split not in data.splits:
-        hint = did_you_mean(split, data.splits)
-        raise ConfigError(f"--split '{split}' was given; needed: {', '.join(data.splits)}.{hint}")
-    result = evaluate(saved.model, data.splits[split])
-    record = {"model": str(path), "data": data.name, "split": split, "samples": len(data.splits[split]), **result}
+    data = build_data(saved.data.model_copy(update={"root": root or saved.data.root}))
+    splits = {**data.splits, **data.further}
+    if split not in splits:
+        hint = did_you_mean(split, splits)
+        raise ConfigError(f"--split '{split}' was given; needed: {', '.join(splits)}.{hint}")
+    result = evaluate(saved.model, splits[split])
+    record = {"model": str(path), "data": data.name, "split": split, "samples": len(splits[split]), **result}
     if as_json:
         print_json(record)
     else:
@@ -171,7 +173,12 @@ def list_data() -> None:
         table.add_column(column)
     for name, info in DATASETS.items():
         table.add_row(name, str(info.length), str(info.d_input), str(info.n_classes), info.summary, info.files)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for name, info in DATASETS.items():
+        if info.scales:
+            console.print(f"[bold]{name}[/bold]: data.scale and what it stands for; each can be set (data.KEY=VALUE)")
+            console.print(info.scales, highlight=False)
 
 
 def diagnose() -> dict[str, Any]:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gramian.errors import ConfigError, did_you_mean
+from gramian.lab.compress_config import CalibrationConfig, CompressConfig, PolicyConfig, ScheduleConfig
+from gramian.lab.data import DATASETS
+from gramian.lab.validation import Strict, complaint
 
 __all__ = [
     "SHIPPED",
+    "CalibrationConfig",
     "CompressConfig",
     "Config",
     "DataConfig",
     "ModelConfig",
+    "PolicyConfig",
+    "ScheduleConfig",
     "TrainConfig",
     "load_config",
     "validated",
@@ -27,28 +34,66 @@ __all__ = [
 SHIPPED = Path(__file__).parent / "configs"
 
 
-class Strict(BaseModel):
-    """No unknown keys, no changes after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "lru": {"dropout": 0.1, "norm": "batch", "r_min": 0.9, "r_max": 0.999, "tied": False},
+    "mamba": {"dropout": 0.0, "d_conv": 4, "expand": 2, "tied": True},
+    "mamba2": {"dropout": 0.0, "d_conv": 4, "expand": 2, "head_dim": 64, "n_groups": 1, "tied": True},
+    "linear_attention": {"dropout": 0.0, "n_heads": 4, "tied": True},
+}
+"""What can be said of each layer beside its sizes, and what it is if nothing is said."""
 
 
 class ModelConfig(Strict):
-    """The shape of a `gramian.lab.models.SequenceModel`; `d_state` is one number, or one for each block."""
+    """The shape of a `gramian.lab.models.SequenceModel`; `d_state` is one number, or one for each block.
 
-    layer: Literal["lru"] = "lru"
+    The rest depends on the layer: LRU blocks have ``norm``, ``r_min`` and ``r_max``; the others what their layer
+    is built with. `tied` shares the weights of embedding and head where both are over the same tokens.
+    """
+
+    layer: Literal["lru", "mamba", "mamba2", "linear_attention"] = "lru"
     n_layers: int = Field(1, ge=1)
     d_model: int = Field(ge=1)
     d_state: int | list[int]
-    r_min: float = Field(0.9, ge=0, lt=1)
-    r_max: float = Field(0.999, gt=0, le=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
-    norm: Literal["batch", "layer"] = "batch"
+    dropout: float = Field(ge=0, lt=1)
+    norm: Literal["batch", "layer"] | None = None
+    r_min: float | None = Field(None, ge=0, lt=1)
+    r_max: float | None = Field(None, gt=0, le=1)
+    d_conv: int | None = Field(None, ge=1)
+    expand: int | None = Field(None, ge=1)
+    head_dim: int | None = Field(None, ge=1)
+    n_groups: int | None = Field(None, ge=1)
+    n_heads: int | None = Field(None, ge=1)
+    tied: bool = False
 
     @property
     def d_states(self) -> list[int]:
         """States of every block."""
         return self.d_state if isinstance(self.d_state, list) else [self.d_state] * self.n_layers
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is said of the layer beside its sizes."""
+        return {key: getattr(self, key) for key in _OPTIONS[self.layer]}
+
+    @classmethod
+    def known_keys(cls, section: Mapping[str, Any]) -> list[str]:
+        """The sizes, and the options of the layer that is named."""
+        options = _OPTIONS.get(str(section.get("layer", "lru")), {})
+        return [key for key in cls.model_fields if key in _SIZES or key in options]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_layer(cls, given: Any) -> Any:
+        layer = str(given.get("layer", "lru")) if isinstance(given, Mapping) else ""
+        if layer not in _OPTIONS:
+            return given  # the field itself refuses it
+        chosen = {key: value for key, value in given.items() if value is not None}
+        unfitting = [key for key in chosen if key in cls.model_fields and key not in cls.known_keys(given)]
+        if unfitting:
+            raise ValidationError.from_exception_data(
+                "ModelConfig", [_unfitting(k, chosen[k], layer) for k in unfitting]
+            )
+        return {**_OPTIONS[layer], **chosen}
 
     @model_validator(mode="after")
     def _one_for_each_block(self) -> ModelConfig:
@@ -57,25 +102,64 @@ class ModelConfig(Strict):
         return self
 
 
+_SIZES = ("layer", "n_layers", "d_model", "d_state")
+
+
+def _unfitting(key: str, value: Any, layer: str) -> InitErrorDetails:
+    layers = ", ".join(name for name, options in _OPTIONS.items() if key in options)
+    message = f"is an option of {layers}; model.layer={layer} has {', '.join(_OPTIONS[layer])}"
+    return InitErrorDetails(
+        type=PydanticCustomError("unfitting_option", "{text}", {"text": message}), loc=(key,), input=value
+    )
+
+
 class DataConfig(Strict):
-    """Which data set, the folder with its files, and the seed of its splits."""
+    """Which data set, the folder with its files, the seed of its splits, and the parameters the data set has.
+
+    Parameters that are not given get their defaults, so that a resolved configuration names all of them.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str
     root: str | None = None
     seed: int = 0
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All parameters of the data set."""
+        return dict(self.model_extra or {})
+
+    @classmethod
+    def known_keys(cls, section: Mapping[str, Any]) -> list[str]:
+        """Name, root, seed, and the parameters of the data set that is named."""
+        info = DATASETS.get(str(section.get("name")))
+        return [*cls.model_fields, *(() if info is None else info.parameters.model_fields)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_parameters(cls, given: Any) -> Any:
+        info = DATASETS.get(str(given.get("name"))) if isinstance(given, Mapping) else None
+        if info is None:
+            return given  # `load_data` knows which names were meant
+        parameters = {key: value for key, value in given.items() if key not in cls.model_fields}
+        return {**given, **info.parameters.model_validate(parameters).model_dump()}
+
 
 class TrainConfig(Strict):
     """How it is trained: AdamW, constant learning rate or linear warm-up and cosine decay.
 
-    `ssm_lr_factor` scales the learning rate of poles, input normalisation and B, which get no weight decay.
-    `warmup` is a fraction of all steps. Steps are optimizer steps.
+    `ssm_lr_factor` scales the learning rate of what makes the recurrence and gets no weight decay: poles, input
+    normalisation and B of an LRU, and what other layers mark. `warmup` is a fraction of all steps. `grad_clip` is
+    the largest norm that all gradients together keep. Steps are optimizer steps.
     """
 
     steps: int = Field(ge=1)
     batch_size: int = Field(50, ge=1)
     lr: float = Field(gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    grad_clip: float | None = Field(None, gt=0)
     ssm_lr_factor: float = Field(1.0, gt=0)
     lr_schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(0.0, ge=0, lt=1)
@@ -88,101 +172,6 @@ class TrainConfig(Strict):
     checkpoint_every: int = Field(500, ge=1)
 
 
-class EnergyConfig(Strict):
-    tau: float = Field(ge=0, lt=1)
-
-
-class ErrorBoundConfig(Strict):
-    eps: float = Field(gt=0)
-
-
-class RankConfig(Strict):
-    n: int = Field(ge=1)
-
-
-class ShrinkConfig(Strict):
-    by: float = Field(gt=0, lt=1)
-
-
-class BudgetConfig(Strict):
-    total: int = Field(ge=1)
-
-
-class PolicyConfig(Strict):
-    """Exactly one rule, and modifiers."""
-
-    energy: EnergyConfig | None = None
-    error_bound: ErrorBoundConfig | None = None
-    rank: RankConfig | None = None
-    shrink: ShrinkConfig | None = None
-    budget: BudgetConfig | None = None
-    at_least: int = Field(1, ge=1)
-    except_for: list[str] = []
-    uniform: bool = False
-    round_to: int | Literal["pow2"] | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one_rule(self) -> PolicyConfig:
-        rules = [n for n in ("energy", "error_bound", "rank", "shrink", "budget") if getattr(self, n) is not None]
-        if len(rules) != 1:
-            raise ValueError(f"exactly one of energy, error_bound, rank, shrink, budget is needed, given: {rules}")
-        return self
-
-
-class WhenStableConfig(Strict):
-    every: int = Field(ge=1)
-    until: int = Field(ge=1)
-    tau: float = Field(0.05, gt=0, lt=1)
-    overlap: float = Field(0.95, ge=0, le=1)
-    change: float = Field(0.1, ge=0)
-    checks: int = Field(2, ge=1)
-
-
-class ScheduleConfig(Strict):
-    """``every`` with ``until`` (and ``start``), or ``at``, or ``when_stable``."""
-
-    every: int | None = Field(None, ge=1)
-    until: int | None = Field(None, ge=1)
-    start: int | None = Field(None, ge=1)
-    at: list[int] | None = None
-    when_stable: WhenStableConfig | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one_kind(self) -> ScheduleConfig:
-        kinds = [k for k in ("every", "at", "when_stable") if getattr(self, k) is not None]
-        if len(kinds) != 1:
-            raise ValueError(f"exactly one of every, at, when_stable is needed, given: {kinds}")
-        if (self.every is None) != (self.until is None) or (self.start is not None and self.every is None):
-            raise ValueError("every and until belong together; start goes with them")
-        return self
-
-
-class RollBackConfig(Strict):
-    """Watches validation accuracy."""
-
-    drop: float = Field(ge=0)
-    patience: int = Field(1, ge=1)
-    then: Literal["cautious", "stop"] = "cautious"
-
-
-class CompressConfig(Strict):
-    """When and how far states are cut.
-
-    `analyze_every` also looks at spectra between cuts, and less often where that would take more than the fraction
-    `analyze_share` of the training time (null: no limit).
-    """
-
-    policy: PolicyConfig
-    schedule: ScheduleConfig
-    realization: Literal["real", "complex"] = "real"
-    optimizer_state: Literal["transport", "reset"] = "transport"
-    keep: Literal["largest", "smallest", "random"] = "largest"
-    min_gain: float = Field(0.05, ge=0, lt=1)
-    rollback: RollBackConfig | None = None
-    analyze_every: int | None = Field(None, ge=1)
-    analyze_share: float | None = Field(0.01, gt=0, le=1)
-
-
 class Config(Strict):
     """A whole run. Without `compress` the model keeps its size."""
 
@@ -191,6 +180,23 @@ class Config(Strict):
     data: DataConfig
     train: TrainConfig
     compress: CompressConfig | None = None
+
+    @field_validator("compress")
+    @classmethod
+    def _calibration_where_it_is_needed(
+        cls, compress: CompressConfig | None, info: ValidationInfo
+    ) -> CompressConfig | None:
+        model = info.data.get("model")
+        if compress is None or model is None:
+            return compress
+        if model.layer == "lru" and compress.calibration is not None:
+            raise ConfigError(
+                "calibration serves layers that vary with time; the spectrum of model.layer=lru needs no data. "
+                "Leave compress.calibration out"
+            )
+        if model.layer != "lru" and compress.calibration is None:
+            return compress.model_copy(update={"calibration": CalibrationConfig.model_validate({})})
+        return compress
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -237,26 +243,4 @@ def validated(content: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(dict(content))
     except ValidationError as error:
-        problems = [_problem(dict(e)) for e in error.errors()]
-        raise ConfigError(
-            f"the configuration has {len(problems)} problem{'s' * (len(problems) > 1)}:", "\n    ".join(problems)
-        ) from error
-
-
-def _problem(error: dict[str, Any]) -> str:
-    location = [str(part) for part in error["loc"]]
-    where = ".".join(location) or "the whole"
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        hint = " The tolerance is called 'tau'." if location[-1] == "tol" else did_you_mean(location[-1], known)
-        return f"unknown key '{where}'.{hint} Known here: {', '.join(known)}."
-    return f"{where}: {error['msg'].removeprefix('Value error, ')} (given: {error['input']!r})"
-
-
-def _known_keys(location: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Config
-    for part in location:
-        field = model.model_fields[part].annotation
-        options = [field, *getattr(field, "__args__", ())]
-        model = next(t for t in options if isinstance(t, type) and issubclass(t, BaseModel))
-    return list(model.model_fields)
+        raise complaint("the configuration", error, Config, content) from error

@@ -1,12 +1,14 @@
 """A sequence model in the form of the literature: encoder, blocks around a state space layer, pooling, head.
 
-A block is ``norm -> state space layer -> GELU -> dropout -> GLU -> dropout``, with a skip connection around it.
+A block around an LRU is ``norm -> LRU -> GELU -> dropout -> GLU -> dropout``, with a skip connection around it. The
+other layers gate and project themselves; their block is ``RMS norm -> layer -> dropout`` with a skip connection, as in
+``mamba_ssm``'s ``Block``, and a last RMS norm stands before the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,14 @@ from gramian.errors import ConfigError, ShapeError
 from gramian.kernels.linear import linear
 from gramian.kernels.normalization import normalize_rows
 from gramian.kernels.pointwise import gelu_dropout, glu_dropout_add
+from gramian.lab.mixers import build_mixer
 from gramian.layers.lru import LRU
 
-__all__ = ["Block", "Head", "SequenceModel", "SequenceNorm"]
+__all__ = ["Block", "Head", "MixerBlock", "SequenceModel", "SequenceNorm"]
 
 _MOMENTUM = 0.1  # of the running statistics, as in torch
+_EPS = 1e-5  # of the RMS norms, as in mamba_ssm
+_EMBEDDING_SD = 0.02  # of embeddings around selective layers, as in mamba_ssm
 
 Head = Literal["classification", "regression", "next_token"]
 
@@ -80,6 +85,19 @@ class Block(nn.Module):
         return f"dropout={self.dropout}"
 
 
+class MixerBlock(nn.Module):
+    """A residual block around a layer that gates and projects itself."""
+
+    def __init__(self, d_model: int, mixer: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(d_model, eps=_EPS)
+        self.mixer = mixer
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x + self.dropout(self.mixer(self.norm(x)))
+
+
 class SequenceModel(nn.Module):
     """Sequences in, one prediction a sequence (or a step) out.
 
@@ -98,6 +116,13 @@ class SequenceModel(nn.Module):
         ``"next_token"`` predicts at every step.
     tokens
         Inputs are integers below `d_input`, embedded instead of projected.
+    layer
+        ``"lru"``, ``"mamba"``, ``"mamba2"`` or ``"linear_attention"``. `norm`, `r_min`, `r_max` and `realization`
+        concern the LRU only.
+    tied
+        The head has the embedding's weights, and no bias, where both are over the same tokens.
+    options
+        Further arguments of the other layers.
     """
 
     def __init__(
@@ -114,19 +139,32 @@ class SequenceModel(nn.Module):
         r_min: float = 0.9,
         r_max: float = 0.999,
         realization: Literal["real", "complex"] = "real",
+        layer: str = "lru",
+        tied: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not d_state:
             raise ConfigError("d_state=() was given; needed: the states of at least one block.")
         self.head_kind: Head = head
         self.encoder = nn.Embedding(d_input, d_model) if tokens else nn.Linear(d_input, d_model)
-        self.blocks = nn.ModuleList(
-            Block(d_model, LRU(d_model, n, r_min=r_min, r_max=r_max, realization=realization), dropout, norm)
-            for n in d_state
-        )
-        self.head = nn.Linear(d_model, n_outputs)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        def block(n: int) -> nn.Module:
+            if layer == "lru":
+                lru = LRU(d_model, n, r_min=r_min, r_max=r_max, realization=realization)
+                return Block(d_model, lru, dropout, norm)
+            return MixerBlock(d_model, build_mixer(layer, d_model, n, options or {}), dropout)
+
+        self.blocks = nn.ModuleList(block(n) for n in d_state)
+        self.final_norm = nn.Identity() if layer == "lru" else nn.RMSNorm(d_model, eps=_EPS)
+        tied = tied and tokens and head == "next_token" and d_input == n_outputs
+        self.head = nn.Linear(d_model, n_outputs, bias=not tied)
+        if tokens and layer != "lru":
+            nn.init.normal_(self.encoder.weight, std=_EMBEDDING_SD)
+        if tied:
+            self.head.weight = self.encoder.weight
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None, asked: Tensor | None = None) -> Tensor:
         """Predictions ``(batch, n_outputs)``, or ``(batch, L, n_outputs)`` at every step.
 
         Parameters
@@ -135,6 +173,9 @@ class SequenceModel(nn.Module):
             ``(batch, L, d_input)`` real, or ``(batch, L)`` integer tokens.
         lengths
             Real steps of each padded sequence, int64 ``(batch,)``, at least 1.
+        asked
+            Steps whose predictions are wanted, bool ``(batch, L)``, of a model that predicts at every step: the head
+            computes these only, ``(m, n_outputs)``.
         """
         mask = None
         if lengths is not None:
@@ -146,8 +187,9 @@ class SequenceModel(nn.Module):
         h = self.encoder(x)
         for block in self.blocks:
             h = block(h, mask)
+        h = self.final_norm(h)
         if self.head_kind == "next_token":
-            return self.head(h)
+            return self.head(h if asked is None else h[asked])
         return self.head(h.sum(1) / h.shape[1] if mask is None or lengths is None else _mean_over(h, mask, lengths))
 
 

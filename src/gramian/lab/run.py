@@ -13,7 +13,9 @@ from gramian.compression.compressor import Compressor
 from gramian.compression.rollback import restore, snapshot
 from gramian.errors import CheckpointError
 from gramian.lab.build import (
+    build_calibration,
     build_compressor,
+    build_data,
     build_model,
     build_optimizer,
     build_scheduler,
@@ -21,9 +23,10 @@ from gramian.lab.build import (
     set_threads,
 )
 from gramian.lab.config import Config, load_config
-from gramian.lab.data import Batches, load_data
+from gramian.lab.data import Batches, training_batches
 from gramian.lab.environment import environment
 from gramian.lab.files import JsonLines, read_tree, whole_file, whole_folder, write_json, write_tree
+from gramian.lab.models import SequenceModel
 from gramian.lab.monitor import Looks, SpectrumLog
 from gramian.lab.saved_model import save_model
 from gramian.layers.reducible import Spectrum, reducible_layers
@@ -77,20 +80,22 @@ class Run:
             )
         self.config, self.folder = config, folder
         set_threads(config.train.threads)
-        self.data = load_data(config.data.name, config.data.root, config.data.seed)
-        self.batches = Batches(self.data.train, config.train.batch_size, config.train.seed)
+        self.data = build_data(config.data)
+        self.batches = training_batches(self.data, config.train.batch_size, config.train.seed)
         self.device = find_device(config.train.device)
         torch.manual_seed(config.train.seed)
         self.realization = "real" if config.compress is None else config.compress.realization
-        model = build_model(config.model, self.data.d_input, self.data.n_classes, self.realization)
-        self.model = model.to(self.device)
+        self.model = self.fresh_model().to(self.device)
         self.optimizer = build_optimizer(config.train, self.model)
         self.scheduler = build_scheduler(config.train, self.optimizer)
         self.pending = Pending()
         self.compressor: Compressor | None = None
         if config.compress is not None:
+            # The training split in the order of its first epoch, also where training draws its sequences anew.
+            seen = Batches(self.data.train, min(config.train.batch_size, len(self.data.train)), config.train.seed)
+            calibration = build_calibration(config.compress.calibration, self.model, seen)
             also = (self.scheduler, self.pending)
-            self.compressor = build_compressor(config.compress, self.model, self.optimizer, also)
+            self.compressor = build_compressor(config.compress, self.model, self.optimizer, also, calibration)
         self.step, self.seconds = 0, 0.0
         self.best: dict[str, Any] | None = None
         self.looked: dict[str, Spectrum] = {}  # spectra of the last look, or right after the last cut
@@ -121,6 +126,13 @@ class Run:
         else:
             run._rewind({"metrics": 0, "events": 0, "spectra": []})
         return run
+
+    def fresh_model(self) -> SequenceModel:
+        """The model as it is before training, from torch's global generator."""
+        data = self.data
+        return build_model(
+            self.config.model, data.d_input, data.n_classes, self.realization, tokens=data.tokens, head=data.head
+        )
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -181,6 +193,8 @@ class Run:
             "data": self.config.data.model_dump(),
             "d_input": self.data.d_input,
             "n_outputs": self.data.n_classes,
+            "tokens": self.data.tokens,
+            "head": self.data.head,
             "realization": self.realization,
             "step": self.step,
         }

@@ -37,8 +37,9 @@ class SavedModel:
 def save_model(folder: Path, model: SequenceModel, config: dict[str, Any]) -> None:
     """Write `model` to `folder`, whole or not at all.
 
-    `config` holds ``model`` (a `ModelConfig`), ``data``, ``d_input``, ``n_outputs`` and ``realization``; the state
-    sizes in it are replaced by those the model has now.
+    `config` holds ``model`` (a `ModelConfig`), ``data``, ``d_input``, ``n_outputs``, ``realization``, and ``tokens``
+    and ``head`` where they are not those of a classifier of numbers; the state sizes in it are replaced by those the
+    model has now.
     """
     sizes = [layer.d_state for layer in reducible_layers(model).values()]
     stored = {"format": FORMAT, **config, "model": {**config["model"], "d_state": sizes}}
@@ -75,7 +76,14 @@ def load_model(path: str | Path, tensors: dict[str, Tensor] | None = None) -> Sa
     try:
         model_config = ModelConfig.model_validate(config["model"])
         with torch.random.fork_rng(devices=[]):
-            model = build_model(model_config, config["d_input"], config["n_outputs"], config["realization"])
+            model = build_model(
+                model_config,
+                config["d_input"],
+                config["n_outputs"],
+                config["realization"],
+                tokens=config.get("tokens", False),  # models of the first version have numbers as inputs
+                head=config.get("head", "classification"),
+            )
         model.load_state_dict(tensors or load_file(folder / "model.safetensors"))
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
         if isinstance(error, ConfigError):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gramian.lab.build import build_model, build_optimizer
+from gramian.lab.build import build_optimizer
 from gramian.lab.config import TrainConfig
-from gramian.lab.evaluate import evaluate
+from gramian.lab.evaluate import evaluate, predictions
 from gramian.lab.files import write_json
 from gramian.lab.run import Run
 from gramian.lab.saved_model import load_model
@@ -29,7 +29,7 @@ def summarize(run: Run) -> dict[str, Any]:
     """
     selected = load_model(run.folder / "model").model.to(run.device)
     with torch.random.fork_rng(devices=[]):
-        full = build_model(run.config.model, run.data.d_input, run.data.n_classes, run.realization).to(run.device)
+        full = run.fresh_model().to(run.device)
     summary: dict[str, Any] = {
         "steps": run.step,
         "seconds": run.seconds,
@@ -39,6 +39,7 @@ def summarize(run: Run) -> dict[str, Any]:
             **_size(selected),
             "valid": evaluate(selected, run.data.valid),
             "test": evaluate(selected, run.data.test),
+            **{name: evaluate(selected, split) for name, split in run.data.further.items()},
         },
         "cuts_seconds": sum(e["seconds"] for e in run.events.rows() if e["kind"] == "cut"),
     }
@@ -67,7 +68,7 @@ def training_step(settings: TrainConfig, model: nn.Module, inputs: Tensor, targe
     model.train()
 
     def step() -> None:
-        F.cross_entropy(model(inputs), targets).backward()
+        F.cross_entropy(*predictions(model, inputs, targets)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

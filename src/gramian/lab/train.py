@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_
 
 from gramian.compression.compressor import Compressor
 from gramian.compression.records import Event
 from gramian.lab.config import Config
-from gramian.lab.evaluate import evaluate
+from gramian.lab.evaluate import evaluate, predictions
 from gramian.lab.monitor import drift
 from gramian.lab.run import Run
 from gramian.lab.summary import summarize
@@ -137,8 +138,10 @@ def _optimize(run: Run) -> float:
     inputs, targets = (t.to(run.device) for t in run.batches.batch(run.step))
     run.model.train()
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.train.precision == "bf16"):
-        loss = F.cross_entropy(run.model(inputs), targets)
+        loss = F.cross_entropy(*predictions(run.model, inputs, targets))
     loss.backward()
+    if run.config.train.grad_clip is not None:
+        clip_grad_norm_(run.model.parameters(), run.config.train.grad_clip)
     run.optimizer.step()
     run.scheduler.step()
     run.optimizer.zero_grad(set_to_none=True)
@@ -194,7 +197,9 @@ def _look(run: Run, compressor: Compressor, seen: dict[str, Spectrum] | None, wa
     `seen` are the spectra if they are known already; they cost nothing then.
     """
     start = time.perf_counter()
-    spectra = seen or spectra_of(compressor.layers, for_proposals=bool(run.looked))
+    spectra = seen or spectra_of(
+        compressor.layers, for_proposals=bool(run.looked), model=compressor.model, calibration=compressor.calibration
+    )
     run.spectra.add(run.step, spectra)
     compared = run.looked and compressor.policy is not None and (seen is None or run.looks.affordable(run.seconds))
     if compared:

@@ -12,7 +12,7 @@ from gramian.lab.data import DATASETS, SequenceData, Split, check_data, load_dat
 
 
 def register(monkeypatch: pytest.MonkeyPatch, data: SequenceData) -> None:
-    info = dataclasses.replace(DATASETS["digits"], load=lambda root, seed: data)
+    info = dataclasses.replace(DATASETS["digits"], load=lambda root, seed, parameters: data)
     monkeypatch.setitem(DATASETS, "digits", info)
 
 

@@ -85,8 +85,14 @@ def image_data(
         inputs /= sd.astype(np.float32)
         return Samples(inputs, samples.labels).as_split()
 
-    splits = {label: standardised(part) for label, part in (("train", train), ("valid", valid), ("test", test))}
-    return SequenceData.from_splits(name, **splits, n_classes=n_classes, origin=origin)
+    return SequenceData.from_splits(
+        name,
+        train=standardised(train),
+        valid=standardised(valid),
+        test=standardised(test),
+        n_classes=n_classes,
+        origin=origin,
+    )
 
 
 def import_extra(module: str) -> ModuleType:

@@ -1,10 +1,11 @@
-"""Labelled sequences in three splits, and the order in which training walks through them."""
+"""Labelled sequences in three splits: numbers or tokens, with one label a sequence or one a step."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 
 from gramian.errors import ConfigError, DataError
 
-__all__ = ["Batches", "SequenceData", "Split"]
+__all__ = ["NOT_ASKED", "SequenceData", "Split", "require_positive"]
+
+NOT_ASKED = -100  # the target of a step whose prediction counts for nothing, as torch's losses have it
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,37 +25,65 @@ class Split:
     Parameters
     ----------
     inputs
-        The sequences, ``(n, length, d_input)`` float32.
+        The sequences: ``(n, length, d_input)`` float32, or tokens, ``(n, length)`` int64.
     targets
-        The class of each, ``(n,)`` int64.
+        The class of each, ``(n,)`` int64; or of each of its steps, ``(n, length)`` int64, `NOT_ASKED` (-100) where
+        no prediction is asked for.
     lengths
         The steps of each sequence that are data and not padding, ``(n,)`` int64 in 1..length; None when all are.
+    unit
+        What a step's target is a piece of, if these are texts ("byte", say): the loss is given in bits per unit too.
 
     Raises
     ------
     DataError
-        For another shape or dtype, or lengths outside 1..length.
+        For another shape or dtype, lengths outside 1..length, or a sequence in which nothing is asked.
     """
 
     inputs: Tensor
     targets: Tensor
     lengths: Tensor | None = None
+    unit: str = ""
 
     def __post_init__(self) -> None:
-        _require(self.inputs, "inputs", torch.float32, "(n, length, d_input)", ndim=3)
-        _require(self.targets, "targets", torch.int64, "(n,)", ndim=1, n=len(self))
+        if self.inputs.dtype != torch.int64:
+            _require(self.inputs, "inputs", torch.float32, "(n, length, d_input)", ndim=3)
+        _require(self.inputs, "inputs", self.inputs.dtype, "(n, length)", ndim=3 - self.tokens)
+        if self.stepwise:
+            shape = tuple(self.inputs.shape[:2])
+            if self.targets.shape != shape:
+                raise DataError(f"targets are {tuple(self.targets.shape)}; expected one a step, {shape}")
+            if not bool((self.targets != NOT_ASKED).any(1).all()):
+                raise DataError("there are sequences none of whose steps has a target")
+        _require(self.targets, "targets", torch.int64, "(n,)", ndim=1 + self.stepwise, n=len(self))
         if self.lengths is not None:
             _require(self.lengths, "lengths", torch.int64, "(n,)", ndim=1, n=len(self))
             longest = self.inputs.shape[1]
             if not bool(((self.lengths >= 1) & (self.lengths <= longest)).all()):
                 raise DataError(f"lengths must lie in 1..{longest}, the steps the inputs have")
 
+    @property
+    def tokens(self) -> bool:
+        """Whether the inputs are tokens, and not numbers."""
+        return self.inputs.dtype == torch.int64
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether there is a target for every step, and not one for the whole sequence."""
+        return self.targets.ndim == 2
+
+    @property
+    def asked(self) -> Tensor:
+        """All targets of which a prediction is asked for, ``(m,)``."""
+        return self.targets[self.targets != NOT_ASKED] if self.stepwise else self.targets
+
     def __len__(self) -> int:
         return self.inputs.shape[0]
 
     def __repr__(self) -> str:
-        n, length, d_input = self.inputs.shape
-        return f"Split(n={n}, length={length}, d_input={d_input})"
+        n, length, *d_input = self.inputs.shape
+        kind = "tokens" if self.tokens else f"d_input={d_input[0]}"
+        return f"Split(n={n}, length={length}, {kind})"
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every sample once, in stored order, for evaluation; the last batch may be smaller.
@@ -60,21 +91,21 @@ class Split:
         Yields
         ------
         inputs, targets
-            ``(b, length, d_input)`` float32 and ``(b,)`` int64 with ``b <= batch_size``: views, not copies.
+            ``(b, length, ...)`` and ``(b, ...)`` with ``b <= batch_size``: views, not copies.
 
         Raises
         ------
         ConfigError
             For a batch size below 1.
         """
-        _require_positive(batch_size)
+        require_positive(batch_size)
         starts = range(0, len(self), batch_size)
         return ((self.inputs[i : i + batch_size], self.targets[i : i + batch_size]) for i in starts)
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceData:
-    """A sequence classification task: three splits of one kind, and where they come from.
+    """A task on sequences: three splits of one kind, and where they come from.
 
     Parameters
     ----------
@@ -83,19 +114,23 @@ class SequenceData:
     train, valid, test
         The splits. Models are selected on `valid`; `test` is looked at once, so the two are never the same.
     d_input
-        Channels per step.
+        Channels per step, or how many tokens there are.
     n_classes
         Targets lie in 0..n_classes-1.
     length
         Steps per sequence, padding included.
     source
         A sentence for the run record: where the data comes from, and the sha256 of its inputs and targets.
+    fresh
+        Draws sequences for training, so many with a generator, that are in no split; None: training has its split.
+    further
+        Test sets of other lengths, by name.
 
     Raises
     ------
     DataError
-        For an empty split, splits that do not fit together, targets out of range, or a test set that is the
-        validation set.
+        For an empty split, splits that do not fit together, tokens or targets out of range, or a test set that is
+        the validation set.
     """
 
     name: str
@@ -106,10 +141,14 @@ class SequenceData:
     n_classes: int
     length: int
     source: str
+    fresh: Callable[[np.random.Generator, int], Split] | None = None
+    further: Mapping[str, Split] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for label, split in self.splits.items():
-            self._require_consistent(label, split)
+            self._require_consistent(label, split, self.length)
+        for label, split in self.further.items():
+            self._require_consistent(label, split, split.inputs.shape[1])
         if len({split.lengths is None for split in self.splits.values()}) > 1:
             raise DataError(f"'{self.name}' gives lengths for some splits only; give them for all or for none")
         if torch.equal(self.valid.inputs, self.test.inputs):
@@ -121,108 +160,57 @@ class SequenceData:
 
     @classmethod
     def from_splits(
-        cls, name: str, *, train: Split, valid: Split, test: Split, n_classes: int, origin: str
+        cls,
+        name: str,
+        *,
+        train: Split,
+        valid: Split,
+        test: Split,
+        n_classes: int,
+        origin: str,
+        n_tokens: int | None = None,
+        **more: Any,
     ) -> SequenceData:
-        """The task made of these splits; `origin` becomes `source` with the digest of the splits appended."""
-        _, length, d_input = train.inputs.shape
+        """The task made of these splits; `origin` becomes `source` with the digest of the splits appended.
+
+        `n_tokens` is needed where the inputs are tokens; `more` are ``fresh`` and ``further``.
+        """
+        length = train.inputs.shape[1]
+        d_input = train.inputs.shape[2] if n_tokens is None else n_tokens
         source = f"{origin}; sha256 {_sha256(train, valid, test)}"
-        return cls(name, train, valid, test, d_input, n_classes, length, source)
+        return cls(name, train, valid, test, d_input, n_classes, length, source, **more)
+
+    @property
+    def tokens(self) -> bool:
+        """Whether the inputs are tokens, and not numbers."""
+        return self.train.tokens
+
+    @property
+    def head(self) -> Literal["classification", "next_token"]:
+        """What a model is asked for: one class a sequence, or one a step."""
+        return "next_token" if self.train.stepwise else "classification"
 
     @property
     def splits(self) -> dict[str, Split]:
         """The three splits by name, in the order train, valid, test."""
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
-    def _require_consistent(self, label: str, split: Split) -> None:
+    def _require_consistent(self, label: str, split: Split, length: int) -> None:
         where = f"the {label} split of '{self.name}'"
         if len(split) == 0:
             raise DataError(f"{where} is empty")
-        shape = tuple(split.inputs.shape[1:])
-        if shape != (self.length, self.d_input):
-            raise DataError(f"{where} has samples of shape {shape}; expected {(self.length, self.d_input)}")
-        low, high = int(split.targets.min()), int(split.targets.max())
-        if low < 0 or high >= self.n_classes:
-            raise DataError(f"{where} has targets in {low}..{high}; expected 0..{self.n_classes - 1}")
+        shape, expected = tuple(split.inputs.shape[1:]), (length,) if self.tokens else (length, self.d_input)
+        if shape != expected:
+            raise DataError(f"{where} has samples of shape {shape}; expected {expected}")
+        if split.tokens:
+            _require_range(split.inputs, f"{where} has tokens", self.d_input)
+        _require_range(split.asked, f"{where} has targets", self.n_classes)
 
 
-class Batches:
-    """Shuffled training batches without a position: batch `step` is a function of (split, batch_size, seed, step).
-
-    Every epoch is a fresh permutation drawn by a generator seeded with (seed, epoch), so a resumed run asks for the
-    step it stopped at and gets, bit for bit, what it would have got; the global random state is neither read nor
-    moved. The samples left over at the end of an epoch are dropped: all batches have the same size.
-
-    Parameters
-    ----------
-    split
-        What to draw from.
-    batch_size
-        Samples per batch, at most ``len(split)``.
-    seed
-        A non-negative integer.
-
-    Raises
-    ------
-    DataError
-        If the split holds less than one batch.
-    ConfigError
-        For a batch size below 1 or a negative seed.
-    """
-
-    def __init__(self, split: Split, batch_size: int, seed: int) -> None:
-        _require_positive(batch_size)
-        if batch_size > len(split):
-            raise DataError(
-                f"batch_size={batch_size} is more than the {len(split)} samples of the split",
-                "Incomplete batches are dropped, so an epoch would have no batch at all.",
-                f"Use a batch_size of at most {len(split)}.",
-            )
-        if seed < 0:
-            raise ConfigError(f"seed={seed} is negative; use 0 or more")
-        self.split, self.batch_size, self.seed = split, batch_size, seed
-        self._latest: tuple[int, Tensor] = (0, self._permutation(0))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches between two shuffles."""
-        return len(self.split) // self.batch_size
-
-    def indices(self, step: int) -> Tensor:
-        """The samples of batch `step`, ``(batch_size,)`` int64: for `split.lengths`, or whatever else goes along.
-
-        Raises
-        ------
-        ConfigError
-            For a negative step.
-        """
-        if step < 0:
-            raise ConfigError(f"step={step} is negative; steps count from 0, over all epochs")
-        epoch, position = divmod(step, self.steps_per_epoch)
-        # Only the speed depends on which epoch was asked for last: the permutation is the same when drawn anew.
-        if self._latest[0] != epoch:
-            self._latest = (epoch, self._permutation(epoch))
-        return self._latest[1][position * self.batch_size : (position + 1) * self.batch_size]
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The inputs ``(batch_size, length, d_input)`` and targets ``(batch_size,)`` of `step`, counted over epochs.
-
-        Raises
-        ------
-        ConfigError
-            For a negative step.
-        """
-        chosen = self.indices(step)
-        return self.split.inputs[chosen], self.split.targets[chosen]
-
-    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every sample of the split once, unshuffled: see `Split.in_order`."""
-        return self.split.in_order(batch_size)
-
-    def _permutation(self, epoch: int) -> Tensor:
-        # SeedSequence mixes the pair, so that (seed 1, epoch 0) has nothing in common with (seed 0, epoch 1).
-        mixed = np.random.SeedSequence([self.seed, epoch]).generate_state(1, np.uint64)
-        generator = torch.Generator(device="cpu").manual_seed(int(mixed[0]))
-        return torch.randperm(len(self.split), generator=generator, device="cpu")
+def _require_range(values: Tensor, what: str, count: int) -> None:
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high >= count:
+        raise DataError(f"{what} in {low}..{high}; expected 0..{count - 1}")
 
 
 def _require(tensor: Tensor, name: str, dtype: torch.dtype, shape: str, *, ndim: int, n: int | None = None) -> None:
@@ -231,7 +219,8 @@ def _require(tensor: Tensor, name: str, dtype: torch.dtype, shape: str, *, ndim:
         raise DataError(f"{name} are {tuple(tensor.shape)} {tensor.dtype}; expected {expected}")
 
 
-def _require_positive(batch_size: int) -> None:
+def require_positive(batch_size: int) -> None:
+    """A `ConfigError` for a batch size below 1."""
     if batch_size < 1:
         raise ConfigError(f"batch_size={batch_size} is not a number of samples; use 1 or more")
 
