@@ -85,13 +85,13 @@ class Mamba(SelectiveLayer):
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        if min(d_model, d_state, d_conv, expand) < 1:
+        rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
+        if min(d_model, d_state, d_conv, expand, rank) < 1:
             raise ShapeError(
-                f"d_model={d_model}, d_state={d_state}, d_conv={d_conv}, expand={expand} were given; "
+                f"d_model={d_model}, d_state={d_state}, d_conv={d_conv}, expand={expand}, dt_rank={rank} were given; "
                 "needed: at least 1 of each."
             )
         d_inner = expand * d_model
-        rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         self.d_model, self.d_inner, self.d_conv, self.dt_rank, self.backend = d_model, d_inner, d_conv, rank, backend
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=bias)
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1, bias=conv_bias)
