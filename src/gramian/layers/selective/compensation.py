@@ -20,7 +20,7 @@ from gramian.systems.regression import NormalEquations
 __all__ = ["compensated"]
 
 _MOST_READ_FEATURES = 2048  # kept states times components of C
-_MOST_WRITE_FEATURES = 768  # kept states times components of B: each is a state of its own while F is fitted
+_MOST_WRITE_FEATURES = 512  # kept states times components of B: each is a state of its own while F is fitted
 
 
 def compensated(change: StateChange, fit: Samples, judge: Samples) -> StateChange:

@@ -43,11 +43,13 @@ def _in_order(pieces: list[Tensor], batch: int) -> Tensor:
     return torch.cat([p.unflatten(0, (batch, -1)) for p in pieces], 1).flatten(0, 1)
 
 
-def _paired(kept: Signals, target: Tensor, steps: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _paired(
+    kept: Signals, target: Tensor, steps: Tensor, pairs: bool = False
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """M and C of `kept` with the target at the same steps."""
     batch, done = len(kept.u), 0
     rows = target.unflatten(0, (batch, -1))
-    for piece in contributions(kept, steps):
+    for piece in contributions(kept, steps, pairs):
         count = len(piece.steps)
         yield piece.M, piece.C, rows[:, done : done + count].flatten(0, 1)
         done += count
@@ -99,12 +101,9 @@ def write_equations(
         s = sample.signals
         target = state_output(s, sample.steps)
         kept = keep(s)
-        r = kept.A.shape[-1]
         components = torch.einsum("blgn,gnq->blgq", s.B, basis.to(s.B.dtype))
-        A = kept.A.repeat_interleave(q, -1)
-        B = components.repeat(1, 1, 1, r)
-        C = readout(s).repeat_interleave(q, -1)
-        for M, c, y in _paired(kept.with_states(A, B, C), target, sample.steps):
+        driven = kept.with_states(kept.A, components, readout(s).repeat_interleave(q, -1))
+        for M, c, y in _paired(driven, target, sample.steps, pairs=True):
             features = M * c[:, :, None, :]  # (samples, groups, d_out, r q)
             for g in range(len(basis)):
                 rows = features[:, g].flatten(0, 1)

@@ -39,7 +39,7 @@ class Regression(Measure):
 
     def ranking(self, layer: Observed, evidence: Evidence, seed: int) -> Ranking:
         def seen() -> Iterable[Sample]:
-            return samples(layer.signals, evidence.inputs, seed=seed)
+            return samples(layer.signals, evidence.inputs, seed=seed, sketch=True)
 
         states = next(iter(seen())).signals.d_state
         basis = principal(seen, "C", max(1, _MOST_FEATURES // states))

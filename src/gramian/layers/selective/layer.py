@@ -132,7 +132,7 @@ class Selective:
         sequences = getattr(known.evidence, which)
 
         def again() -> Iterable[Sample]:
-            return samples(self.signals, sequences, seed=known.seed)
+            return samples(self.signals, sequences, seed=known.seed, sketch=True)
 
         return again
 

@@ -76,6 +76,13 @@ class Signals:
         values = (getattr(self, key) for key in self.__dataclass_fields__)
         return Signals(*(None if value is None else value.to(dtype) for value in values))  # type: ignore[arg-type]
 
+    def sketched(self, directions: int, generator: torch.Generator) -> Signals:
+        """The same with the output seen in random directions, where it has more than `directions`."""
+        if self.readout.shape[0] <= directions:
+            return self
+        random = torch.randn(directions, self.readout.shape[0], generator=generator) / directions**0.5
+        return replace(self, readout=torch.einsum("kd,dgp->kgp", random.to(self.readout), self.readout))
+
     def with_states(self, A: Tensor, B: Tensor, C: Tensor) -> Signals:
         """The same channels with other states; for layers whose states are forgotten through ``dt A`` alone."""
         assert self.log_gate is None
@@ -98,19 +105,26 @@ class Contributions:
     steps: Tensor
 
 
-def contributions(signals: Signals, steps: Tensor) -> Iterator[Contributions]:
-    """What the states contribute at `steps` (ascending), in pieces of bounded size."""
+def contributions(signals: Signals, steps: Tensor, pairs: bool = False) -> Iterator[Contributions]:
+    """What the states contribute at `steps` (ascending), in pieces of bounded size.
+
+    With `pairs`, there is a state for every pair of a column n of A and an entry m of B, in the order
+    ``n * len(B) + m``: forgotten like n, driven by m.
+    """
     s = signals.float()
-    h = s.u.new_zeros(len(s.u), *s.A.shape)
+    shape = (*s.A.shape, s.B.shape[-1]) if pairs else s.A.shape
+    h = s.u.new_zeros(len(s.u), *shape)
     wanted, last = set(steps.tolist()), int(steps[-1])
     held: list[Tensor] = []
     at: list[int] = []
     most = max(1, _CHUNK_BYTES // max(1, h.numel() * h.element_size()))
     written = (s.dt if s.gain is None else s.gain) * s.u
     for t in range(last + 1):
-        h = s.decay(t) * h + written[:, t, :, :, None] * s.B[:, t, :, None, :]
+        new = written[:, t, :, :, None] * s.B[:, t, :, None, :]
+        h *= s.decay(t)[..., None] if pairs else s.decay(t)
+        h += new[..., None, :] if pairs else new
         if t in wanted:
-            held.append(h)
+            held.append(h.flatten(3).clone() if pairs else h.clone())
             at.append(t)
         if held and (len(held) == most or t == last):
             yield _contributed(s, held, torch.tensor(at))
@@ -122,4 +136,4 @@ def _contributed(s: Signals, held: list[Tensor], steps: Tensor) -> Contributions
     at = steps.to(h.device)
     C, gate = s.C[:, at].flatten(0, 1), s.gate[:, at].flatten(0, 1)
     readout = s.readout.movedim(1, 0)  # (groups, d_out, P)
-    return Contributions(readout @ (gate[..., None] * h), C, h, steps)
+    return Contributions((gate[:, :, None, :] * readout) @ h, C, h, steps)
