@@ -63,7 +63,7 @@ class Grouped(SelectiveLayer):
         u, dt, gate = self.into(x), F.softplus(self.steps(x)), torch.sigmoid(self.gate(x))
         u, dt, gate, B, C = (m.unflatten(2, (self.groups, -1)) for m in (u, dt, gate, self.B(x), self.C(x)))
         A = -self.A_log.exp().unflatten(1, (self.groups, -1)).movedim(1, 0)
-        return Signals(u, dt, A, B, C, gate, self.out.weight.unflatten(1, (self.groups, -1)))
+        return Signals(u, dt, A, B, C, gate, self.out.weight.detach().unflatten(1, (self.groups, -1)))
 
     def layout(self) -> Layout:
         return Layout(
