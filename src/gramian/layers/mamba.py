@@ -190,7 +190,7 @@ class Mamba(SelectiveLayer):
             B,
             C,
             F.silu(z),
-            self.out_proj.weight,
+            self.out_proj.weight.detach(),
         )
 
     def layout(self) -> Layout:
