@@ -22,22 +22,27 @@ class MomentMap:
         Names of the parameters whose moments are stacked, in this order, along `dim`.
     first
         Map of the stacked first moments, ``(new, old)``.
-    second
-        Map of the stacked second moments, non-negative, ``(new, old)``; ``first * first`` for entries that are
-        uncorrelated.
+    other
+        Map of the stacked second moments, non-negative, ``(new, old)``; None for ``first * first``, the map
+        of entries that are uncorrelated. See `second`.
     dim
         The dimension that holds the states.
     """
 
     sources: tuple[str, ...]
     first: Tensor
-    second: Tensor
+    other: Tensor | None
     dim: int = 0
 
     @classmethod
     def of(cls, sources: tuple[str, ...], first: Tensor, dim: int) -> MomentMap:
         """The map of entries that are uncorrelated: second moments follow ``first * first``."""
-        return cls(sources, first, first.square(), dim)
+        return cls(sources, first, None, dim)
+
+    @property
+    def second(self) -> Tensor:
+        """Map of the stacked second moments; the squares, which are large, are made when they are asked for."""
+        return self.first.square() if self.other is None else self.other
 
     def carry(self, moments: Mapping[str, Tensor], order: int) -> Tensor:
         """The new first (``order=1``) or second (``order=2``) moment from those of the sources, in their dtype."""
@@ -160,17 +165,28 @@ class Reduction:
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, tensors and dictionaries, to be sent or stored; see `from_state_dict`."""
         state = {key: getattr(self, key) for key in ("before", "after", "asked", "tensors", "reason", "seconds")}
-        state["moments"] = {name: {**vars(m), "sources": list(m.sources)} for name, m in self.moments.items()}
+        state["moments"] = {name: _state_of(m) for name, m in self.moments.items()}
         state["measurement"] = None if self.measurement is None else asdict(self.measurement)
         return state
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Reduction:
         """The reduction that `state_dict` described."""
-        moments = {
-            name: (IndexMap if "index" in m else MomentMap)(**{**m, "sources": tuple(m["sources"])})
-            for name, m in state["moments"].items()
-        }
+        moments = {name: _map_of(m) for name, m in state["moments"].items()}
         facts = state["measurement"]
         measurement = None if facts is None else (OutputError if "held_out" in facts else Measurement)(**facts)
         return cls(**{**state, "moments": moments, "measurement": measurement})
+
+
+def _state_of(moments: MomentMap | IndexMap) -> dict[str, Any]:
+    state = {**vars(moments), "sources": list(moments.sources)}
+    if isinstance(moments, MomentMap):
+        state["second"] = state.pop("other")
+    return state
+
+
+def _map_of(state: Mapping[str, Any]) -> MomentMap | IndexMap:
+    facts = {**state, "sources": tuple(state["sources"])}
+    if "index" in facts:
+        return IndexMap(**facts)
+    return MomentMap(other=facts.pop("second"), **facts)
