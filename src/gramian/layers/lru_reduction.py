@@ -44,10 +44,11 @@ def propose_lru(
 ) -> Reduction:
     """A smaller LRU with at most `rank` states; see `gramian.layers.truncation.truncate` for when it is refused."""
     fom = lru_system(parameters, realization)
-    old = {name: tensor.detach().to("cpu", torch.float64) for name, tensor in parameters.items()}
+    old = {name: parameters[name].detach().to("cpu", torch.float64) for name in ("nu_log", "theta_log", "gamma_log")}
+    lengths = _typical_length(parameters, "B", dim=1), _typical_length(parameters, "C", dim=0)
 
     def build(modes: Modes) -> Candidate:
-        modes, new = _pack(modes, old)
+        modes, new = _pack(modes, len(old["nu_log"]), *lengths)
         stored = {name: tensor.to(parameters[name].dtype) for name, tensor in new.items()}
         system = lru_system({**stored, "D": parameters["D"]}, realization)
         return Candidate(stored, _moment_maps(modes, old, new), system)
@@ -55,8 +56,8 @@ def propose_lru(
     return truncate(fom, len(old["nu_log"]), rank, choose, build, spectrum)
 
 
-def _pack(modes: Modes, old: Mapping[str, Tensor]) -> tuple[Modes, dict[str, Tensor]]:
-    """LRU parameters of `modes`, in float64.
+def _pack(modes: Modes, d_state: int, typical_B: Tensor, typical_C: Tensor) -> tuple[Modes, dict[str, Tensor]]:
+    """LRU parameters of `modes`, in float64, for a layer that had `d_state` of them.
 
     How a mode's gain is shared out between ``gamma``, B and C is free, and decides how it trains on: the steps of
     Adam do not grow with a parameter, so large entries hardly move any more. Rows of B and columns of C therefore
@@ -65,8 +66,7 @@ def _pack(modes: Modes, old: Mapping[str, Tensor]) -> tuple[Modes, dict[str, Ten
     """
     decay = (-modes.poles.abs().log()).clamp(MIN_DECAY, math.exp(_MAX_LOG_DECAY))
     angle = torch.remainder(modes.poles.angle(), 2 * torch.pi).clamp(min=_MIN_ANGLE)
-    typical_B = _typical_length(old["B_re"], old["B_im"], dim=1)
-    typical_C = _typical_length(old["C_re"], old["C_im"], dim=0) * (len(old["nu_log"]) / len(modes.poles)) ** 0.5
+    typical_C = typical_C * (d_state / len(modes.poles)) ** 0.5
     length_B, length_C = modes.B.abs().square().sum(1).sqrt(), modes.C.abs().square().sum(0).sqrt()
     gamma = length_B * length_C / (typical_B * typical_C)
     alive = gamma > torch.finfo(torch.float32).tiny
@@ -77,9 +77,10 @@ def _pack(modes: Modes, old: Mapping[str, Tensor]) -> tuple[Modes, dict[str, Ten
     return modes, new | {"B_re": B.real, "B_im": B.imag, "C_re": modes.C.real, "C_im": modes.C.imag}
 
 
-def _typical_length(re: Tensor, im: Tensor, dim: int) -> Tensor:
+def _typical_length(parameters: Mapping[str, Tensor], name: str, dim: int) -> Tensor:
     """The geometric mean of the lengths of all rows (``dim=1``) or columns (``dim=0``) that are not zero."""
-    length = torch.hypot(re, im).square().sum(dim).sqrt()
+    halves = (parameters[f"{name}_{half}"].detach().to("cpu") for half in ("re", "im"))
+    length = torch.stack([torch.linalg.vector_norm(t, dim=dim, dtype=torch.float64) for t in halves]).norm(dim=0)
     return length[length > 0].log().mean().nan_to_num(0.0).exp()
 
 
@@ -95,8 +96,8 @@ def _moment_maps(modes: Modes, old: Mapping[str, Tensor], new: Mapping[str, Tens
     to_C = modes.W.mT * sign_new[:, None] * sign_old
     maps = {}
     for half, rows in (("re", slice(0, s)), ("im", slice(s, 2 * s))):
-        maps[f"B_{half}"] = MomentMap(("B_re", "B_im"), to_B[rows], to_B[rows].square(), dim=0)
-        maps[f"C_{half}"] = MomentMap(("C_re", "C_im"), to_C[rows], to_C[rows].square(), dim=1)
+        maps[f"B_{half}"] = MomentMap.of(("B_re", "B_im"), to_B[rows], dim=0)
+        maps[f"C_{half}"] = MomentMap.of(("C_re", "C_im"), to_C[rows], dim=1)
     return maps | _pole_moment_maps(modes, old, new)
 
 

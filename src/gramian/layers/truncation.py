@@ -13,10 +13,10 @@ from gramian.errors import GramianError, ShapeError
 from gramian.layers.reducible import Spectrum
 from gramian.layers.reduction import Measurement, MomentMap, Reduction
 from gramian.systems.balancing import balancing
-from gramian.systems.gramians import Factors, observability_factor
+from gramian.systems.gramians import observability_factor
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes, fit_to_slots, to_modes
-from gramian.systems.norms import h2_distance, h2_norm, hinf_norm
+from gramian.systems.norms import h2_distance, h2_norm_and_energy, hinf_norm
 from gramian.systems.projections import Choice, Projection, project_with, takes_a_basis
 
 __all__ = ["Candidate", "truncate"]
@@ -123,11 +123,9 @@ def _prepared(fom: LinearSystem, order: int, spectrum: Spectrum, choose: Choice)
     if basis is None and takes_a_basis(choose):
         basis = balancing(fom)
     F_o = observability_factor(fom) if basis is None else basis.factors.observability
-    B = fom.input_output_matrices()[0]
-    energy = float((F_o.mH @ B.to(F_o.dtype)).abs().square().sum())
-    h2 = float(h2_norm(fom, lambda _: Factors(F_o, F_o)))
+    h2, energy = h2_norm_and_energy(fom, F_o)
     projection = project_with(choose, fom, min(fom.order, order), basis)
-    return _Before(fom, spectrum.norm, energy, h2), projection
+    return _Before(fom, spectrum.norm, float(energy), float(h2)), projection
 
 
 def _attempts(fom: LinearSystem, projection: Projection, slots: int) -> Iterator[Modes]:

@@ -14,7 +14,16 @@ from gramian.systems.hankel import hankel_singular_values
 from gramian.systems.linear_system import LinearSystem, diagonal_if_accurate
 from gramian.systems.precise import log_of_poles, one_minus_products
 
-__all__ = ["HinfNorm", "frequency_response", "h2_distance", "h2_norm", "hinf_norm", "impulse_response", "simulate"]
+__all__ = [
+    "HinfNorm",
+    "frequency_response",
+    "h2_distance",
+    "h2_norm",
+    "h2_norm_and_energy",
+    "hinf_norm",
+    "impulse_response",
+    "simulate",
+]
 
 _UNIFORM = 512  # frequencies of the first, uniform grid on [0, pi]
 _ROUGH = 1e-3  # from this tolerance on, a coarser grid and fewer steps
@@ -189,10 +198,20 @@ def h2_norm(system: LinearSystem, route: Route | None = None) -> Tensor:
         F = observability_factor(system)
     else:
         F = (route or equilibrated)(system).observability
+    return h2_norm_and_energy(system, F)[0]
+
+
+def h2_norm_and_energy(system: LinearSystem, F: Tensor) -> tuple[Tensor, Tensor]:
+    """`h2_norm`, and the energy ``||F* B||_F^2`` of all responses without the feed-through, given a factor ``Q = F F*``.
+
+    ``||F* B||_F^2 = ||C B||_F^2 + ||F* A B||_F^2``: both are sums of the same later responses and a first one.
+    """
     B, C = system.input_output_matrices()
-    first = C @ B + (system.D.real if system.real_part else system.D)
-    later = F.mH @ system.times_A(B).to(F.dtype)
-    return (first.abs().square().sum((-2, -1)) + later.abs().square().sum((-2, -1))).sqrt()
+    first = C @ B
+    later = torch.linalg.matrix_norm(F.mH @ system.times_A(B).to(F.dtype)).square()
+    energy = torch.linalg.matrix_norm(first).square() + later
+    first = first + (system.D.real if system.real_part else system.D)
+    return (torch.linalg.matrix_norm(first).square() + later).sqrt(), energy
 
 
 def h2_distance(fom: LinearSystem, rom: LinearSystem, energy: float) -> float:
@@ -211,12 +230,22 @@ def h2_distance(fom: LinearSystem, rom: LinearSystem, energy: float) -> float:
 def _inner_product(one: LinearSystem, two: LinearSystem) -> float:
     """``sum_k <C1 A1^k B1, C2 A2^k B2>``, real part."""
     left, right = one.log_poles[:, None], two.log_poles[None, :]
-    weights = (one.B @ two.B.mH) * (two.C.mH @ one.C).mT
-    total = (weights / one_minus_products(left, right.conj())).sum().real
-    if one.real_part:
-        mirrored = (one.B @ two.B.mT) * (two.C.mT @ one.C).mT
-        total = (total + (mirrored / one_minus_products(left, right)).sum().real) / 2
-    return float(total)
+    if not one.real_part:
+        weights = (one.B @ two.B.mH) * (two.C.mH @ one.C).mT
+        return float((weights / one_minus_products(left, right.conj())).sum().real)
+    (b, b_mirrored), (c, c_mirrored) = _products(one.B, two.B), _products(one.C.mT, two.C.mT)
+    direct = (b * c / one_minus_products(left, right.conj())).sum().real
+    mirrored = (b_mirrored * c_mirrored / one_minus_products(left, right)).sum().real
+    return float(direct + mirrored) / 2
+
+
+def _products(X: Tensor, Y: Tensor) -> tuple[Tensor, Tensor]:
+    """``X Y*`` and ``X Y^T``, from the products of real and imaginary parts that they share."""
+    X, Y = X.to(torch.complex128), Y.to(torch.complex128)
+    re, im = X.real.contiguous(), X.imag.contiguous()
+    with_re, with_im = Y.real.mT.contiguous(), Y.imag.mT.contiguous()
+    same, other = (re @ with_re, im @ with_im), (im @ with_re, re @ with_im)
+    return torch.complex(same[0] + same[1], other[0] - other[1]), torch.complex(same[0] - same[1], other[0] + other[1])
 
 
 def impulse_response(system: LinearSystem, length: int) -> Tensor:
