@@ -202,7 +202,7 @@ def h2_norm(system: LinearSystem, route: Route | None = None) -> Tensor:
 
 
 def h2_norm_and_energy(system: LinearSystem, F: Tensor) -> tuple[Tensor, Tensor]:
-    """`h2_norm`, and the energy ``||F* B||_F^2`` of all responses without the feed-through, given a factor ``Q = F F*``.
+    """`h2_norm`, and the energy ``||F* B||_F^2`` of all responses without the feed-through, given ``Q = F F*``.
 
     ``||F* B||_F^2 = ||C B||_F^2 + ||F* A B||_F^2``: both are sums of the same later responses and a first one.
     """
