@@ -118,7 +118,8 @@ class Layout:
         """Lengths of the rows of B and of C, ``(groups, N)`` each, in float64, over all parameters that hold them."""
         squares: dict[str, Tensor] = {}
         for name, (dim, parts) in self.parameters.items():
-            rows, start = values[name].detach().double().cpu().movedim(dim, 0).flatten(1).square().sum(1), 0
+            rows, start = values[name].detach().double().cpu().movedim(dim, -1).square(), 0
+            rows = rows.flatten(0, -2).sum(0) if rows.ndim > 1 else rows
             for part in parts:
                 size = part.size if isinstance(part, Fixed) else part.groups * d_state
                 if isinstance(part, States) and part.what != "A":
