@@ -19,7 +19,8 @@ class Parameters(Strict):
 class Scaled(Parameters):
     """Parameters with three sets of defaults; whatever is given beside `scale` replaces its default.
 
-    ``tiny`` shows that something runs, ``small`` is for a laptop, ``paper`` is what was published.
+    ``tiny`` shows that something runs, ``small`` is for a laptop, ``paper`` is what was published, or as much as
+    there is.
     """
 
     SCALES: ClassVar[Mapping[str, Mapping[str, Any]]]

