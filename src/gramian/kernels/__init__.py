@@ -3,6 +3,7 @@
 from gramian.kernels.causal_conv import CONV_BACKENDS, causal_conv1d
 from gramian.kernels.dispatch import BACKENDS, diagonal_ssm, diagonal_ssm_pairs
 from gramian.kernels.gated_attention import GATED_ATTENTION_BACKENDS, gated_attention
+from gramian.kernels.gated_norm import gated_rms_norm
 from gramian.kernels.scan import SCAN_BACKENDS, scan
 from gramian.kernels.selective import SELECTIVE_BACKENDS, selective_scan
 from gramian.kernels.ssd import SSD_BACKENDS, ssd
@@ -18,6 +19,7 @@ __all__ = [
     "diagonal_ssm",
     "diagonal_ssm_pairs",
     "gated_attention",
+    "gated_rms_norm",
     "scan",
     "selective_scan",
     "ssd",

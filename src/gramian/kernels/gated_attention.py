@@ -84,12 +84,13 @@ def gated_attention(
     wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
     if state is None:
         state = v.new_zeros(v.shape[0], *v.shape[2:], k.shape[3], dtype=wide)
-    tensors = [t.to(wide) for t in (v, log_gate, k, q, state)]
+    dtype = v.dtype
+    v, log_gate, k, q, state = (t.to(wide) for t in (v, log_gate, k, q, state))
     if backend == "reference" or v.numel() == 0 or k.numel() == 0:
-        y, final = ssd_by_steps(*tensors)
+        y, final = ssd_by_steps(v, log_gate, k, q, state)
     else:
-        y, final = gated_attention_by_chunks(*tensors, min(v.shape[1], chunk or _CHUNK))
-    return y.to(v.dtype), final if final_state else None
+        y, final = gated_attention_by_chunks(v, log_gate, k, q, state, min(v.shape[1], chunk or _CHUNK))
+    return y.to(dtype), final if final_state else None
 
 
 def gated_attention_by_chunks(

@@ -76,15 +76,16 @@ def ssd(
     wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
     if state is None:
         state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[3], dtype=wide)
-    tensors = [t.to(wide) for t in (x, log_decay, B, C, state)]
+    dtype = x.dtype
+    x, log_decay, B, C, state = (t.to(wide) for t in (x, log_decay, B, C, state))
     T = max(1, min(x.shape[1], chunk or _chunk_length(name, B.shape[3])))
     if name == "reference" or x.numel() == 0 or B.numel() == 0:
-        y, final = ssd_by_steps(*tensors)
+        y, final = ssd_by_steps(x, log_decay, B, C, state)
     elif name == "torch":
-        y, final, _ = ssd_by_chunks(*tensors, T)
+        y, final, _ = ssd_by_chunks(x, log_decay, B, C, state, T)
     else:
-        y, final, _ = _ssd(*tensors, T, name)
-    return y.to(x.dtype), final if final_state else None
+        y, final, _ = _ssd(x, log_decay, B, C, state, T, name)
+    return y.to(dtype), final if final_state else None
 
 
 def ssd_backend(name: str, device: torch.device) -> str:

@@ -135,7 +135,8 @@ def ssd_backward_by_chunks(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, log_decay, B, C and the first state, from the states that `ssd_by_chunks` returned."""
     z = _Chunks.of(x, log_decay, B, C, T)
-    dy, across, to_end, from_start = in_chunks(g_y, T).view(z.x.shape), z.across(), z.to_end(), z.from_start()
+    dy, across = in_chunks(g_y, T).unflatten(3, z.x.shape[3:5]), z.across()
+    to_end, from_start = z.to_end(), z.from_start()
     dy_start, x_end = z.by_group(dy * from_start), z.by_group(z.x * to_end)
     after, g_state = _gradients_after(g_final, z.states(torch.bmm(z.C.mT, dy_start)), across)
     S, E = before.flatten(4).flatten(0, 2), after.flatten(4).flatten(0, 2)
@@ -153,8 +154,9 @@ def ssd_backward_by_chunks(
     g_B = torch.bmm(x_end, E.mT).baddbmm_(g_products.mT, z.C)
     g_C = torch.bmm(dy_start, S.mT).baddbmm_(g_products, z.B)
     g_B, g_C = (m.view(*z.x.shape[:2], z.x.shape[3], T, -1).transpose(2, 3) for m in (g_B, g_C))
-    g_x, g_decay, g_B, g_C = (m.flatten(1, 2)[:, : x.shape[1]] for m in (g_x, g_decay, g_B, g_C))
-    return g_x.reshape(x.shape), g_decay.reshape(log_decay.shape), g_B.contiguous(), g_C.contiguous(), g_state
+    g_x, g_decay = g_x.flatten(3, 4), g_decay.flatten(3, 4)
+    g_x, g_decay, g_B, g_C = (m.flatten(1, 2)[:, : x.shape[1]].contiguous() for m in (g_x, g_decay, g_B, g_C))
+    return g_x, g_decay, g_B, g_C, g_state
 
 
 def _gradients_after(g_final: Tensor, local: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:

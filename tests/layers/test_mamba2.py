@@ -1,0 +1,151 @@
+"""Mamba-2: transformers' mixer, step by step the same as at once, and with projections the same layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from layer_checks import (
+    assert_autocast_changes_little,
+    assert_one_graph,
+    assert_pieces_are_the_whole,
+    assert_steps_are_the_sequence,
+    sequences,
+)
+from torch import Tensor
+
+from gramian.errors import ShapeError
+from gramian.kernels import SSD_BACKENDS
+from gramian.layers.mamba2 import Mamba2
+
+WITHOUT_TRANSFORMERS = "compares with transformers: pip install 'gramian[hf]'"
+
+
+def layer(seed: int = 0, **options: Any) -> Mamba2:
+    torch.manual_seed(seed)
+    return Mamba2(12, **{"d_state": 6, "head_dim": 4, "n_groups": 2, **options}).double()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("projection", [None, 4])
+def test_steps_are_the_sequence(batch: int, projection: int | None) -> None:
+    for length in (1, 2, 70):
+        assert_steps_are_the_sequence(layer(projection=projection), sequences(batch, length, 12))
+
+
+@pytest.mark.parametrize("projection", [None, 4])
+def test_pieces_are_the_whole(projection: int | None) -> None:
+    assert_pieces_are_the_whole(layer(projection=projection), sequences(2, 41, 12))
+
+
+def test_it_is_what_its_equations_say() -> None:
+    mamba, u = layer(n_groups=1, bias=True), sequences(2, 9, 12)
+    z, x, B, C, dt = mamba.in_proj(u).split([24, 24, 6, 6, 6], -1)
+    padded = torch.nn.functional.pad(torch.cat([x, B, C], -1), (0, 0, 3, 0))
+    w = mamba.conv1d.weight[:, 0]
+    convolved = torch.stack([(padded[:, t : t + 4] * w.mT).sum(1) for t in range(9)], 1) + mamba.conv1d.bias
+    x, B, C = torch.nn.functional.silu(convolved).split([24, 6, 6], -1)
+    delta = torch.log1p(torch.exp(dt + mamba.dt_bias))
+    S, y = torch.zeros(2, 6, 4, 6, dtype=torch.float64), []
+    for t in range(9):
+        x_t = x[:, t].unflatten(-1, (6, 4))
+        S = torch.exp(-mamba.A_log.exp() * delta[:, t])[..., None, None] * S
+        S = S + (delta[:, t, :, None] * x_t)[..., None] * B[:, t, None, None]
+        y.append((S @ C[:, t, None, :, None])[..., 0] + mamba.D[:, None] * x_t)
+    gated = torch.stack(y, 1).flatten(2) * torch.nn.functional.silu(z)
+    normal = gated / torch.sqrt(gated.square().mean(-1, keepdim=True) + 1e-5) * mamba.norm.weight
+    torch.testing.assert_close(mamba(u), mamba.out_proj(normal))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_it_is_transformers_mixer(groups: int) -> None:
+    """On its weights, and loads them both ways; outputs and all gradients, in float32."""
+    pytest.importorskip("transformers", reason=WITHOUT_TRANSFORMERS)
+    theirs = transformers_mixer(groups)
+    ours = Mamba2(32, 16, head_dim=8, n_groups=groups)
+    ours.load_state_dict(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    u = sequences(3, 70, 32, torch.float32).requires_grad_()
+    weight = sequences(3, 70, 32, torch.float32, seed=1)
+    results: list[dict[str, Tensor]] = []
+    for module in (ours, theirs):
+        leaves = {"u": u, **dict(module.named_parameters())}
+        y = module(u)
+        grads = torch.autograd.grad((y * weight).sum(), list(leaves.values()))
+        results.append({"y": y, **dict(zip(leaves, grads, strict=True))})
+    assert set(results[0]) == set(results[1])
+    for name, value in results[1].items():
+        error = float(((results[0][name] - value).abs().max() / (1 + value.abs().max())).detach())
+        assert error < 1e-5, f"{name} differs by {error:.2g}"
+
+
+def transformers_mixer(groups: int) -> torch.nn.Module:
+    from transformers import Mamba2Config
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+    sizes = {"hidden_size": 32, "state_size": 16, "num_heads": 8, "head_dim": 8, "n_groups": groups}
+    torch.manual_seed(0)
+    mixer = Mamba2Mixer(Mamba2Config(**sizes, chunk_size=32, num_hidden_layers=1, vocab_size=8), 0)
+    with torch.no_grad():
+        for parameter in (mixer.norm.weight, mixer.D):  # they start as ones, which would hide where they enter
+            parameter.normal_()
+    return mixer
+
+
+def test_projections_start_as_the_layer_without() -> None:
+    plain, u = layer(), sequences(2, 20, 12)
+    for rank in (6, 4):
+        projected = layer(projection=rank)
+        missing = projected.load_state_dict(plain.state_dict(), strict=False).missing_keys
+        assert missing == ["B_projection", "C_projection"]
+        assert (projected.d_state, projected.d_key) == (rank, 6)
+        assert torch.equal(projected(u), plain(u)) == (rank == 6)
+        assert projected.initial_state(3).ssm.shape == (3, 6, 4, rank)
+
+
+def test_a_change_of_basis_of_the_projections_changes_nothing() -> None:
+    projected, u = layer(projection=6), sequences(2, 20, 12)
+    before = projected(u)
+    T = torch.eye(6, dtype=torch.float64) + 0.2 * torch.randn(6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        projected.B_projection.copy_(T @ projected.B_projection)
+        projected.C_projection.copy_(torch.linalg.inv(T).mT @ projected.C_projection)
+    torch.testing.assert_close(projected(u), before)
+
+
+@pytest.mark.parametrize("backend", [b for b in SSD_BACKENDS if b != "reference"])
+def test_every_backend_gives_the_same(backend: str) -> None:
+    u = sequences(2, 70, 12)
+    torch.testing.assert_close(layer(backend=backend, chunk=16)(u), layer(backend="reference")(u))
+
+
+def test_it_starts_where_it_says() -> None:
+    torch.manual_seed(0)
+    mamba = Mamba2(256, 8, head_dim=4, dt_min=0.01, dt_max=0.2, A_range=(2.0, 3.0))
+    dt = torch.nn.functional.softplus(mamba.dt_bias.detach())
+    assert 0.0099 < float(dt.min()) < 0.015
+    assert 0.15 < float(dt.max()) < 0.2001
+    assert math.log(2) <= float(mamba.A_log.detach().min()) <= float(mamba.A_log.detach().max()) <= math.log(3)
+    assert all(getattr(p, "_no_weight_decay", False) for p in (mamba.A_log, mamba.D, mamba.dt_bias))
+
+
+def test_autocast_changes_little() -> None:
+    for projection in (None, 4):
+        assert_autocast_changes_little(layer(projection=projection).float(), sequences(2, 33, 12, torch.float32))
+
+
+def test_it_compiles_to_one_graph() -> None:
+    assert_one_graph(layer(projection=4).float(), sequences(2, 33, 12, torch.float32))
+
+
+def test_what_cannot_be_built_is_refused() -> None:
+    with pytest.raises(ShapeError, match="head_dim=8"):
+        Mamba2(12, 4, head_dim=64)
+    with pytest.raises(ShapeError, match="as many heads a group"):
+        Mamba2(12, 4, head_dim=8, n_groups=2)
+    with pytest.raises(ShapeError, match="from 1 to d_state=4"):
+        Mamba2(12, 4, head_dim=8, projection=5)
+    with pytest.raises(ShapeError, match="at least 1 of each"):
+        Mamba2(12, 0)
