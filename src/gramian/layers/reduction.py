@@ -21,9 +21,10 @@ class MomentMap:
     sources
         Names of the parameters whose moments are stacked, in this order, along `dim`.
     first
-        Map of the stacked first moments, ``(new, old)``.
+        Map of the stacked first moments, ``(new, old)``; or for each entry of dimension 0 its own,
+        ``(size_0, new, old)``.
     other
-        Map of the stacked second moments, non-negative, ``(new, old)``; None for ``first * first``, the map
+        Map of the stacked second moments, non-negative, shaped alike; None for ``first * first``, the map
         of entries that are uncorrelated. See `second`.
     dim
         The dimension that holds the states.
@@ -48,8 +49,17 @@ class MomentMap:
         """The new first (``order=1``) or second (``order=2``) moment from those of the sources, in their dtype."""
         stacked = torch.cat([moments[name] for name in self.sources], self.dim)
         matrix = (self.first if order == 1 else self.second).to(stacked.device)
-        moved = torch.tensordot(matrix, stacked.to(matrix.dtype), dims=([1], [self.dim]))
-        return moved.movedim(0, self.dim).to(stacked.dtype).contiguous()
+        wide = stacked.to(matrix.dtype)
+        if matrix.ndim == 3:
+            moved = torch.stack([_times(m, x, self.dim - 1) for m, x in zip(matrix, wide, strict=True)])
+        else:
+            moved = _times(matrix, wide, self.dim)
+        return moved.to(stacked.dtype).contiguous()
+
+
+def _times(matrix: Tensor, x: Tensor, dim: int) -> Tensor:
+    """`matrix` applied along one dimension."""
+    return torch.tensordot(matrix, x, dims=([1], [dim])).movedim(0, dim)
 
 
 @dataclass(frozen=True)
@@ -61,19 +71,31 @@ class IndexMap:
     sources
         The name of the parameter, alone.
     index
-        Entries along `dim` that stay, int64 ``(new,)``.
+        Entries along `dim` that stay, int64 ``(new,)``; or for each entry of dimension 0 its own, ``(size_0, new)``.
     dim
         The dimension that holds the states.
+    scale
+        What gradients of the kept entries are multiplied with, along `dim`: one over what the entries themselves are
+        multiplied with; nothing where it is None.
     """
 
     sources: tuple[str]
     index: Tensor
     dim: int = 0
+    scale: Tensor | None = None
 
     def carry(self, moments: Mapping[str, Tensor], order: int) -> Tensor:
         """The new first (``order=1``) or second (``order=2``) moment: the kept entries of the old one."""
         moment = moments[self.sources[0]]
-        return moment.index_select(self.dim, self.index.to(moment.device))
+        index = self.index.to(moment.device)
+        if index.ndim == 1:
+            kept = moment.index_select(self.dim, index)
+        else:
+            kept = torch.stack([m.index_select(self.dim - 1, i) for m, i in zip(moment, index, strict=True)])
+        if self.scale is None:
+            return kept
+        factor = self.scale.to(kept.device, torch.float64).pow(order)
+        return (kept * factor.view(-1, *[1] * (kept.ndim - 1 - self.dim))).to(kept.dtype)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,22 @@ from torch import nn
 
 __all__ = ["adapted", "register_adapter"]
 
-_SHIPPED: dict[str, str] = {}
+_HERE = "gramian.layers.adapters"
+_SHIPPED = {
+    f"transformers.models.{kind}": f"{_HERE}.{adapter}"
+    for kind, adapter in {
+        "mamba.modeling_mamba.MambaMixer": "mamba1:MambaMixerAdapter",
+        "falcon_mamba.modeling_falcon_mamba.FalconMambaMixer": "normed_mamba:FalconMambaMixerAdapter",
+        "jamba.modeling_jamba.JambaMambaMixer": "normed_mamba:JambaMambaMixerAdapter",
+        "zamba.modeling_zamba.ZambaMambaMixer": "mamba1:ZambaMixerAdapter",
+        "mamba2.modeling_mamba2.Mamba2Mixer": "mamba2:Mamba2MixerAdapter",
+        "bamba.modeling_bamba.BambaMixer": "mamba2:BambaMixerAdapter",
+        "granitemoehybrid.modeling_granitemoehybrid.GraniteMoeHybridMambaLayer": "mamba2:BambaMixerAdapter",
+        "zamba2.modeling_zamba2.Zamba2MambaMixer": "mamba2:BambaMixerAdapter",
+        "nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer": "mamba2:NemotronHMixerAdapter",
+        "falcon_h1.modeling_falcon_h1.FalconH1Mixer": "mamba2:FalconH1MixerAdapter",
+    }.items()
+}
 _registered: dict[str, Callable[[Any], Any]] = {}
 
 

@@ -16,7 +16,7 @@ from gramian.layers.selective.samples import Sample
 from gramian.layers.selective.signals import Signals, contributions
 from gramian.systems.regression import NormalEquations
 
-__all__ = ["principal", "readout_equations", "state_output", "write_equations"]
+__all__ = ["paired", "principal", "readout_equations", "state_output", "write_equations"]
 
 Samples = Callable[[], Iterable[Sample]]
 
@@ -43,7 +43,7 @@ def _in_order(pieces: list[Tensor], batch: int) -> Tensor:
     return torch.cat([p.unflatten(0, (batch, -1)) for p in pieces], 1).flatten(0, 1)
 
 
-def _paired(
+def paired(
     kept: Signals, target: Tensor, steps: Tensor, pairs: bool = False
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """M and C of `kept` with the target at the same steps."""
@@ -71,7 +71,7 @@ def readout_equations(seen: Samples, keep: Callable[[Signals], Signals], basis: 
         target = state_output(s, sample.steps)
         components = torch.einsum("blgn,gnp->blgp", s.C, basis.to(s.C.dtype))
         kept = keep(s)
-        for M, c, y in _paired(kept.with_states(kept.A, kept.B, components), target, sample.steps):
+        for M, c, y in paired(kept.with_states(kept.A, kept.B, components), target, sample.steps):
             for g in range(len(basis)):
                 inner = (M[:, g].mT @ M[:, g]).flatten(1)  # (samples, r r)
                 outer = (c[:, g, :, None] * c[:, g, None, :]).flatten(1)  # (samples, p p)
@@ -103,7 +103,7 @@ def write_equations(
         kept = keep(s)
         components = torch.einsum("blgn,gnq->blgq", s.B, basis.to(s.B.dtype))
         driven = kept.with_states(kept.A, components, readout(s).repeat_interleave(q, -1))
-        for M, c, y in _paired(driven, target, sample.steps, pairs=True):
+        for M, c, y in paired(driven, target, sample.steps, pairs=True):
             features = M * c[:, :, None, :]  # (samples, groups, d_out, r q)
             for g in range(len(basis)):
                 rows = features[:, g].flatten(0, 1)

@@ -1,0 +1,129 @@
+"""Tiny random models of transformers, one for each kind of mixer, with states that matter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+transformers = pytest.importorskip("transformers")
+
+VOCABULARY, LENGTH = 32, 24
+
+SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "pad_token_id": 0, "eos_token_id": None}
+ATTENTION = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 24}
+MAMBA2_HYBRID = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_chunk_size": 8, "mamba_d_state": 8}
+
+# model: its configuration's class and arguments; in hybrids, one layer with a mixer of ours and one with attention
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Mamba": ("MambaConfig", {"state_size": 8, **SMALL}),
+    "FalconMamba": ("FalconMambaConfig", {"state_size": 8, **SMALL}),
+    "Jamba": (
+        "JambaConfig",
+        {"mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1, **ATTENTION, **SMALL},
+    ),
+    "Zamba": (
+        "ZambaConfig",
+        {"mamba_d_state": 8, "layers_block_type": ["linear_attention", "hybrid", "hybrid"], **ATTENTION, **SMALL}
+        | {"num_key_value_heads": 2, "num_hidden_layers": 3},
+    ),
+    "Mamba2": (
+        "Mamba2Config",
+        {"state_size": 8, "num_heads": 4, "head_dim": 8, "n_groups": 2, "chunk_size": 8, "use_bias": True, **SMALL},
+    ),
+    "Bamba": ("BambaConfig", {"mamba_n_groups": 2, "attn_layer_indices": [1], **MAMBA2_HYBRID, **ATTENTION, **SMALL}),
+    "GraniteMoeHybrid": (
+        "GraniteMoeHybridConfig",
+        {
+            "mamba_n_groups": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "num_local_experts": 0,
+            "shared_intermediate_size": 24,
+            **MAMBA2_HYBRID,
+            **ATTENTION,
+            **SMALL,
+        },
+    ),
+    "Zamba2": (
+        "Zamba2Config",
+        {
+            "mamba_d_state": 8,
+            "mamba_ngroups": 2,
+            "n_mamba_heads": 4,
+            "chunk_size": 8,
+            "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
+            **ATTENTION,
+            **SMALL,
+        }
+        | {"num_key_value_heads": 2, "num_hidden_layers": 3},
+    ),
+    "NemotronH": (
+        "NemotronHConfig",
+        {
+            "ssm_state_size": 8,
+            "n_groups": 2,
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 8,
+            "head_dim": 8,
+            "chunk_size": 8,
+            "layers_block_type": ["linear_attention", "full_attention"],
+            **ATTENTION,
+            **{key: value for key, value in SMALL.items() if key != "num_hidden_layers"},
+        },
+    ),
+    "FalconH1": (
+        "FalconH1Config",
+        {
+            "mamba_n_groups": 2,
+            "mamba_d_ssm": 32,
+            "head_dim": 8,
+            "ssm_multipliers": [0.9, 1.1, 1.2, 0.8, 1.05],
+            "ssm_in_multiplier": 1.1,
+            **MAMBA2_HYBRID,
+            **ATTENTION,
+            **SMALL,
+        },
+    ),
+}
+
+
+def tiny_model(name: str, seed: int = 0, **changes: Any) -> Any:
+    """A causal language model in eval mode; its mixers' parameters are spread so that every state does something."""
+    kind, arguments = CONFIGS[name]
+    torch.manual_seed(seed)
+    config = getattr(transformers, kind)(**{**arguments, **changes})
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith(("x_proj.weight", "x_proj_weight", "in_proj.weight", "out_proj.weight", "conv1d.weight")):
+                parameter.normal_(0, parameter.shape[-1] ** -0.5)
+            elif key.endswith(("conv1d.bias", "in_proj.bias", "layernorm.weight", "norm.weight")):
+                parameter.add_(0.3 * torch.randn(parameter.shape))
+            elif key.endswith(("dt_proj.weight", "dt_proj_weight")):
+                parameter.normal_(0, 0.5)
+            elif key.endswith(("dt_proj.bias", "dt_proj_bias", "dt_bias")):
+                parameter.uniform_(-3, 0)
+            elif key.endswith("A_log"):
+                parameter.uniform_(-1.5, 1.5)
+            elif key.endswith(("embeddings.weight", "embed_tokens.weight")):
+                parameter.normal_()
+    return model
+
+
+def tokens(seed: int = 0, batch: int = 4, length: int = LENGTH) -> Tensor:
+    """Random token ids without the padding token."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, VOCABULARY, (batch, length), generator=generator)
+
+
+def batches(count: int = 4) -> list[dict[str, Tensor]]:
+    """Batches to call a model with, with labels."""
+    return [{"input_ids": tokens(i), "labels": tokens(i)} for i in range(count)]
+
+
+@torch.no_grad()
+def logits(model: nn.Module, ids: Tensor, **more: Any) -> Tensor:
+    """The model's outputs."""
+    return model(input_ids=ids, **more).logits
