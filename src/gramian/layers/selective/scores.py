@@ -100,11 +100,12 @@ class EmpiricalBalance(_Scored):
     name = "empirical"
 
     def scores(self, layer: Observed, seen: Iterable[Sample]) -> Tensor:
-        P, Q = [], []
+        P, Q, weights = [], [], []
         for sample in seen:
             P.append(_mean(p.h.square() for p in contributions(sample.signals, sample.steps)))
             Q.append(_future_energy(sample.signals))
-        return (torch.stack(P).mean(0) * torch.stack(Q).mean(0)).sqrt().sum(1)
+            weights.append(sample.signals.u.shape[:2].numel())
+        return (_averaged(P, weights) * _averaged(Q, weights)).sqrt().sum(1)
 
 
 def _future_energy(signals: Signals) -> Tensor:
@@ -135,9 +136,9 @@ class MeanDynamics(_Scored):
         scores = []
         for A, B, C in zip(*_mean_dynamics(seen), strict=True):
             log_poles = A.clamp(min=1e-30, max=1 - 1e-9).log()
-            ones = torch.zeros(len(A), 1, 1, dtype=A.dtype)
+            D = A.new_zeros(len(A), 1, 1)
             system = LinearSystem(
-                log_poles.exp(), B[..., None], C.expand_as(B)[:, None], ones, log_poles.to(torch.complex128)
+                log_poles.exp(), B[..., None], C.expand_as(B)[:, None], D, log_poles.to(torch.complex128)
             )
             projection = balanced(system, system.order)
             assert projection.hsv is not None
@@ -148,15 +149,16 @@ class MeanDynamics(_Scored):
 
 def _mean_dynamics(seen: Iterable[Sample]) -> tuple[Tensor, Tensor, Tensor]:
     """Means of what the states keep and of ``gain B``, ``(groups, P, N)``, and of C, ``(groups, N)``, in float64."""
-    A, B, C = [], [], []
+    A, B, C, weights = [], [], [], []
     for sample in seen:
         s, at = sample.signals.float(), sample.steps
+        weights.append(s.u.shape[:2].numel())
         dt = s.dt[:, at].flatten(0, 1)
         A.append(_mean(s.decay(int(t)) for t in at))
         gain = dt if s.gain is None else s.gain[:, at].flatten(0, 1)
         B.append(torch.einsum("sgp,sgn->gpn", gain, s.B[:, at].flatten(0, 1)) / len(dt))
         C.append(s.C[:, at].flatten(0, 1).mean(0))
-    return tuple(torch.stack(x).double().mean(0).cpu() for x in (A, B, C))  # type: ignore[return-value]
+    return _averaged(A, weights), _averaged(B, weights), _averaged(C, weights)
 
 
 @dataclass(frozen=True)
@@ -189,3 +191,9 @@ def _mean(pieces: Iterable[Tensor]) -> Tensor:
         total = total + piece.sum(0).double().cpu()
         count += len(piece)
     return total / max(1, count)
+
+
+def _averaged(means: list[Tensor], weights: list[int]) -> Tensor:
+    """The mean over all data from means over so much of it each, in float64."""
+    shares = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    return torch.einsum("k,k...->...", shares, torch.stack([mean.double().cpu() for mean in means]))
