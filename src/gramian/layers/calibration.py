@@ -7,9 +7,10 @@ ridges and to measure errors, never to fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -137,14 +138,14 @@ def _run(model: nn.Module, batch: Any, calibration: Calibration, watches: list[_
         with torch.no_grad():
             _call(model, batch)
         for watch in watches:
-            watch.close_batch(None)
+            watch.close_batch([])
         return
     with torch.enable_grad():
         loss = calibration.loss(model, batch) if calibration.loss is not None else _own_loss(model, batch, calibration)
-    outputs = [watch.output for watch in watches if watch.output is not None]
+    outputs = [output for watch in watches for output in watch.outputs]
     gradients = iter(torch.autograd.grad(loss, outputs, allow_unused=True))
     for watch in watches:
-        watch.close_batch(next(gradients) if watch.output is not None else None)
+        watch.close_batch([next(gradients) for _ in watch.outputs])
 
 
 def _needs_gradient(calibration: Calibration) -> bool:
@@ -201,21 +202,21 @@ class _Watch:
         self._gradients = _needs_gradient(calibration)
         self._inputs = _Reservoir(calibration.tokens, generator)
         self._held_out = _Reservoir(max(1, calibration.tokens // (_HELD_OUT - 1)), generator)
-        self._pending: list[Tensor] = []
+        self._calls: list[tuple[Tensor, Tensor | None]] = []  # in this batch: of a shared layer more than one
         self._count = 0
-        self.output: Tensor | None = None
+        self.outputs: list[Tensor] = []
 
     @contextmanager
     def on(self, layer: TimeVarying) -> Iterator[None]:
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x, mask = layer.hidden(args, kwargs)
-            self._pending += [row if mask is None else row[mask[i].bool()] for i, row in enumerate(x.detach())]
+            self._calls.append((x.detach(), None if mask is None else mask.bool()))
 
         def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             first = output[0] if isinstance(output, tuple) else output
             if not first.requires_grad:
                 first.requires_grad_()
-            self.output = first
+            self.outputs.append(first)
 
         handles = [layer.module.register_forward_pre_hook(before, with_kwargs=True)]
         if self._gradients:
@@ -226,16 +227,22 @@ class _Watch:
             for handle in handles:
                 handle.remove()
 
-    def close_batch(self, gradient: Tensor | None) -> None:
-        """Keep or drop the sequences of a batch, now that its gradient is known."""
-        rows = [None] * len(self._pending) if gradient is None else list(gradient.detach())
-        for x, g in zip(self._pending, rows, strict=True):
-            self._count += 1
-            if self._count % _HELD_OUT == 0:
-                self._held_out.offer(x, None)
-            else:
-                self._inputs.offer(x, g)
-        self._pending, self.output = [], None
+    def close_batch(self, gradients: Sequence[Tensor | None]) -> None:
+        """Keep or drop the sequences of a batch, now that the gradients of its calls are known, if they are wanted."""
+        for (x, mask), gradient in zip_longest(self._calls, gradients):
+            for i, row in enumerate(x):
+                real = slice(None) if mask is None else mask[i]
+                self._offer(row[real], None if gradient is None else gradient[i].detach()[real])
+        self._calls, self.outputs = [], []
+
+    def _offer(self, x: Tensor, gradient: Tensor | None) -> None:
+        if not len(x):
+            return
+        self._count += 1
+        if self._count % _HELD_OUT == 0:
+            self._held_out.offer(x, None)
+        else:
+            self._inputs.offer(x, gradient)
 
     def evidence(self, name: str) -> Evidence:
         if not self._inputs.kept:
