@@ -60,6 +60,7 @@ class Balanced(Measure):
     and ``Q = L_Q L_Q^T``, and ``L_Q^T L_P = U s V^T``: ``B' = W^T B`` and ``C' = T^T C`` with
     ``W = L_Q U s^(-1/2)``, ``T = L_P V s^(-1/2)``. Where M and C are uncorrelated no projection to k directions loses
     less of the output, and what it loses is ``sqrt(sum of s_j^2, j > k)``; values are ``s / sqrt(E ||y||^2)``.
+    Directions without a singular value are zero in W and T.
     """
 
     name = "balanced"
@@ -68,7 +69,7 @@ class Balanced(Measure):
         P, Q, energy = _second_moments(samples(layer.signals, evidence.inputs, seed=seed))
         L_P, L_Q = square_root(P), square_root(Q)
         U, s, Vh = torch.linalg.svd(L_Q.mT @ L_P)
-        scale = s.clamp(min=_NUMERICAL_ZERO * float(s.max())).rsqrt()[:, None, :]
+        scale = torch.where(s > _NUMERICAL_ZERO * s[:, :1], s, torch.inf).rsqrt()[:, None, :]
         values = s / energy.clamp(min=torch.finfo(torch.float64).tiny).sqrt()[:, None]
         return Ranking(values.mean(0), None, (L_Q @ U * scale).mT, (L_P @ Vh.mT * scale).mT)
 

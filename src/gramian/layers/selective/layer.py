@@ -107,6 +107,8 @@ class Selective:
         start = time.perf_counter()
         known = spectrum.calibrated
         change = _chosen(known.ranking, rank, choose)
+        if change.to_B is not None and not change.to_B.any():  # a dead layer gets no gradient
+            return Reduction(self.d_state, self.d_state, rank, {}, {}, None, "no state carries input to the output")
         layout = self.layout()
         if known.mix and layout.mixes and rank < self.d_state and known.evidence.held_out:
             change = compensated(change, self._seen(known, "inputs"), self._seen(known, "held_out"))

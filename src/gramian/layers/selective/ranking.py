@@ -39,7 +39,8 @@ class Ranking:
     order
         The states they belong to, int64 ``(groups, N)``; None for directions that are no single states.
     to_B, to_C
-        The directions, as the rows of what B and C are multiplied with, ``(groups, N, N)``; ``to_B to_C^T = I``.
+        The directions, as the rows of what B and C are multiplied with, ``(groups, N, N)``; ``to_B to_C^T = I``, but
+        for rows of directions that carry nothing, which are zero in both.
     """
 
     values: Tensor
