@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from gramian.compression.policies import Budget, Energy, ErrorBound, Rank, Shrink
     from gramian.compression.rollback import RollBack
     from gramian.compression.schedules import At, Every, Never, WhenStable
+    from gramian.layers.adapters.registry import register_adapter
+    from gramian.layers.calibration import Calibration
+    from gramian.layers.linear_attention import LinearAttention
     from gramian.layers.lru import LRU
+    from gramian.layers.mamba import Mamba
+    from gramian.layers.mamba2 import Mamba2
     from gramian.layers.reducible import Reducible, reducible_layers, resize_like_
     from gramian.systems.hankel import error_bound, hankel_singular_values
     from gramian.systems.linear_system import LinearSystem
@@ -27,7 +32,12 @@ _HOMES = {
     "compression.policies": ("Budget", "Energy", "ErrorBound", "Rank", "Shrink"),
     "compression.rollback": ("RollBack",),
     "compression.schedules": ("At", "Every", "Never", "WhenStable"),
+    "layers.adapters.registry": ("register_adapter",),
+    "layers.calibration": ("Calibration",),
+    "layers.linear_attention": ("LinearAttention",),
     "layers.lru": ("LRU",),
+    "layers.mamba": ("Mamba",),
+    "layers.mamba2": ("Mamba2",),
     "layers.reducible": ("Reducible", "reducible_layers", "resize_like_"),
     "systems.hankel": ("error_bound", "hankel_singular_values"),
     "systems.linear_system": ("LinearSystem",),
@@ -40,11 +50,15 @@ __all__ = [
     "LRU",
     "At",
     "Budget",
+    "Calibration",
     "Compressor",
     "Energy",
     "ErrorBound",
     "Every",
+    "LinearAttention",
     "LinearSystem",
+    "Mamba",
+    "Mamba2",
     "Never",
     "Rank",
     "Reducible",
@@ -59,6 +73,7 @@ __all__ = [
     "hankel_singular_values",
     "hinf_norm",
     "reducible_layers",
+    "register_adapter",
     "resize_like_",
 ]
 

@@ -110,8 +110,9 @@ def test_a_change_of_basis_of_the_projections_changes_nothing() -> None:
     before = projected(u)
     T = torch.eye(6, dtype=torch.float64) + 0.2 * torch.randn(6, 6, dtype=torch.float64)
     with torch.no_grad():
-        projected.B_projection.copy_(T @ projected.B_projection)
-        projected.C_projection.copy_(torch.linalg.inv(T).mT @ projected.C_projection)
+        for name, change in (("B_projection", T), ("C_projection", torch.linalg.inv(T).mT)):
+            rows = projected.get_parameter(name).unflatten(0, (-1, 6))
+            rows.copy_(change @ rows)
     torch.testing.assert_close(projected(u), before)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gramian.kernels import gated_rms_norm
 
@@ -28,6 +29,14 @@ class GatedRMSNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, groups={self.groups}, gate_first={self.gate_first}, eps={self.eps}"
+
+    @torch.no_grad()
+    def factors(self, y: Tensor, z: Tensor) -> Tensor:
+        """What each channel of y is multiplied with, ``(..., channels)``, for these y and z."""
+        gate = F.silu(z)
+        v = (y * gate if self.gate_first else y).unflatten(-1, (self.groups, -1))
+        scale = torch.rsqrt(v.square().mean(-1, keepdim=True) + self.eps)
+        return gate * self.weight * scale.expand_as(v).flatten(-2)
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         """``(..., channels)`` for values and gates of that shape."""

@@ -23,13 +23,16 @@ from torch.nn import functional as F
 from gramian.errors import ConfigError, ShapeError, did_you_mean
 from gramian.kernels import gated_attention, ssd
 from gramian.layers.gated_norm import GatedRMSNorm
+from gramian.layers.selective.layer import SelectiveLayer
+from gramian.layers.selective.layout import Layout, States
+from gramian.layers.selective.signals import Signals
 
 __all__ = ["Gate", "LinearAttention"]
 
 Gate = Literal["fixed", "head", "key"]
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(SelectiveLayer):
     """Linear attention with `n_heads` heads of `d_state` key channels.
 
     Parameters
@@ -136,6 +139,46 @@ class LinearAttention(nn.Module):
         logits = self.gate_proj(u)
         logs = F.logsigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32))) / self.temperature
         return logs.unflatten(-1, (self.n_heads, -1)) if self.gate == "key" else logs
+
+    @torch.no_grad()
+    def signals(self, x: Tensor) -> Signals:
+        """What drives the recurrence for inputs `x`; every head is a group."""
+        q, k, v = (m(x).unflatten(-1, (self.n_heads, -1)) for m in (self.q_proj, self.k_proj, self.v_proj))
+        logs = self.log_gates(x)
+        run = gated_attention if self.gate == "key" else ssd
+        y, _ = run(v, logs, k, q, None, chunk=self.chunk, backend=self.backend)
+        gate = self.norm.factors(y.flatten(2), self.g_proj(x)).unflatten(-1, (self.n_heads, -1))
+        forgets = torch.zeros_like(v) if self.gate == "key" else -logs[..., None].expand_as(v)
+        return Signals(
+            u=v,
+            dt=forgets,
+            A=-v.new_ones(self.n_heads, self.d_value, self.d_state),
+            B=k,
+            C=q,
+            gate=gate,
+            readout=self.out_proj.weight.detach().unflatten(-1, (self.n_heads, -1)),
+            gain=torch.ones_like(v),
+            log_gate=logs if self.gate == "key" else None,
+        )
+
+    def layout(self) -> Layout:
+        """Where the states are in the parameters: keys and queries, and with gates of their own these."""
+        keys, queries = (0, (States("B", self.n_heads),)), (0, (States("C", self.n_heads),))
+        parameters: dict[str, tuple[int, tuple[States, ...]]] = {"k_proj.weight": keys, "q_proj.weight": queries}
+        if self.gate != "key":
+            return Layout(parameters, mixes=True, rotates=True)
+        gates = (0, (States("A", self.n_heads),))
+        return Layout({**parameters, "gate_proj.1.weight": gates, "gate_proj.1.bias": gates})
+
+    def resized_(self) -> None:
+        """Let the sizes that the projections say they have follow their weights."""
+        projections = [self.q_proj, self.k_proj]
+        if self.gate == "key":
+            assert isinstance(self.gate_proj, nn.Sequential)
+            assert isinstance(self.gate_proj[1], nn.Linear)
+            projections.append(self.gate_proj[1])
+        for projection in projections:
+            projection.out_features = projection.weight.shape[0]
 
 
 def _fixed_decays(heads: int) -> Tensor:

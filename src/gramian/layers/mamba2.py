@@ -23,6 +23,9 @@ from torch.nn import functional as F
 from gramian.errors import ShapeError
 from gramian.kernels import causal_conv1d, ssd
 from gramian.layers.gated_norm import GatedRMSNorm
+from gramian.layers.selective.layer import SelectiveLayer
+from gramian.layers.selective.layout import Fixed, Layout, States
+from gramian.layers.selective.signals import Signals
 
 __all__ = ["Mamba2", "Mamba2State"]
 
@@ -37,7 +40,7 @@ class Mamba2State(NamedTuple):
     ssm: Tensor
 
 
-class Mamba2(nn.Module):
+class Mamba2(SelectiveLayer):
     """Selective state space layer whose heads of `head_dim` channels have `d_state` real states for each channel.
 
     Parameters
@@ -74,7 +77,7 @@ class Mamba2(nn.Module):
     A_log, D, dt_bias
         ``(heads,)``.
     B_projection, C_projection
-        ``(n_groups, r, N)``; None without projections.
+        ``(n_groups r, N)``, group after group; None without projections.
     in_proj, conv1d, norm, out_proj
         Modules; rows of ``in_proj.weight`` are ``[z: d_inner | x: d_inner | B: n_groups N | C: n_groups N | dt:
         heads]``, channels of ``conv1d`` are ``[x | B | C]``.
@@ -116,7 +119,7 @@ class Mamba2(nn.Module):
         self.norm = GatedRMSNorm(d_inner, groups=n_groups, eps=norm_eps)
         self.out_proj = nn.Linear(d_inner, d_model, bias=bias)
         for name in ("B_projection", "C_projection"):
-            start = None if projection is None else torch.eye(projection, d_state).repeat(n_groups, 1, 1)
+            start = None if projection is None else torch.eye(projection, d_state).repeat(n_groups, 1)
             self.register_parameter(name, None if start is None else nn.Parameter(start))
         for parameter in (self.dt_bias, self.A_log, self.D):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
@@ -129,7 +132,7 @@ class Mamba2(nn.Module):
     @property
     def d_state(self) -> int:
         """States of each channel that the recurrence has now."""
-        return self.d_key if self.B_projection is None else self.B_projection.shape[1]
+        return self.d_key if self.B_projection is None else self.B_projection.shape[0] // self.n_groups
 
     def extra_repr(self) -> str:
         projected = "" if self.B_projection is None else f" projected from {self.d_key}"
@@ -178,6 +181,45 @@ class Mamba2(nn.Module):
         assert ssm is not None
         return out, Mamba2State(conv, ssm)
 
+    @torch.no_grad()
+    def signals(self, x: Tensor) -> Signals:
+        """What drives the recurrence for inputs `x`; heads that share B and C are a group."""
+        z, u, log_decay, delta, B, C, _ = self._driven(x, None)
+        y, _ = ssd(u * delta[..., None], log_decay, B, C, chunk=self.chunk, backend=self.backend)
+        gate = self.norm.factors(torch.addcmul(y, self.D[:, None], u).flatten(2).to(z.dtype), z)
+
+        def grouped(m: Tensor) -> Tensor:
+            return m.expand_as(u).reshape(*u.shape[:2], self.n_groups, -1)
+
+        decays = -self.A_log.detach().exp()[:, None].expand(-1, self.head_dim).reshape(self.n_groups, -1, 1)
+        return Signals(
+            u=grouped(u),
+            dt=grouped(delta[..., None]),
+            A=decays.expand(-1, -1, self.d_state),
+            B=B,
+            C=C,
+            gate=gate.unflatten(-1, (self.n_groups, -1)),
+            readout=self.out_proj.weight.detach().unflatten(-1, (self.n_groups, -1)),
+        )
+
+    def layout(self) -> Layout:
+        """Where the states are in the parameters: after the activation with projections, before it without."""
+        B, C = States("B", self.n_groups), States("C", self.n_groups)
+        if self.B_projection is not None:
+            return Layout({"B_projection": (0, (B,)), "C_projection": (0, (C,))}, mixes=True, rotates=True)
+        rows = {
+            "in_proj": (Fixed(2 * self.d_inner), B, C, Fixed(self.n_heads)),
+            "conv1d": (Fixed(self.d_inner), B, C),
+        }
+        parameters = {f"{module}.{name}" for module in rows for name, _ in getattr(self, module).named_parameters()}
+        return Layout({name: (0, rows[name.split(".")[0]]) for name in sorted(parameters)})
+
+    def resized_(self) -> None:
+        """Let the sizes that projection and convolution say they have follow their weights."""
+        self.in_proj.out_features = self.in_proj.weight.shape[0]
+        channels = self.conv1d.weight.shape[0]
+        self.conv1d.in_channels = self.conv1d.out_channels = self.conv1d.groups = channels
+
     def _driven(
         self, u: Tensor, conv: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
@@ -197,9 +239,9 @@ class Mamba2(nn.Module):
 
 def _projected(m: Tensor, projection: Tensor) -> Tensor:
     """``(batch, L, groups, N)`` to ``(batch, L, groups, r)``."""
-    if len(projection) == 1:
-        return F.linear(m, projection[0])
-    return torch.einsum("blgn,grn->blgr", m, projection)
+    if m.shape[2] == 1:
+        return F.linear(m, projection)
+    return torch.einsum("blgn,grn->blgr", m, projection.unflatten(0, (m.shape[2], -1)))
 
 
 def _initial_step_bias(heads: int, dt_min: float, dt_max: float) -> Tensor:

@@ -84,8 +84,8 @@ class Signals:
         return replace(self, readout=torch.einsum("kd,dgp->kgp", random.to(self.readout), self.readout))
 
     def with_states(self, A: Tensor, B: Tensor, C: Tensor) -> Signals:
-        """The same channels with other states; for layers whose states are forgotten through ``dt A`` alone."""
-        assert self.log_gate is None
+        """The same channels with other states: as many, where these have gates of their own."""
+        assert self.log_gate is None or A.shape[-1] == self.A.shape[-1]
         return replace(self, A=A, B=B, C=C)
 
     def decay(self, t: int) -> Tensor:
