@@ -30,7 +30,7 @@ def principal(seen: Samples, what: str, most: int) -> Tensor:
     assert isinstance(moment, Tensor)
     if moment.shape[-1] <= most:
         return torch.eye(moment.shape[-1], dtype=torch.float64).expand_as(moment)
-    return torch.linalg.eigh(moment).eigenvectors[..., -most:]
+    return torch.linalg.eigh(moment.cpu()).eigenvectors[..., -most:]
 
 
 def state_output(signals: Signals, steps: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def readout_equations(seen: Samples, keep: Callable[[Signals], Signals], basis: 
     for sample in seen():
         s = sample.signals
         target = state_output(s, sample.steps)
-        components = torch.einsum("blgn,gnp->blgp", s.C, basis.to(s.C.dtype))
+        components = torch.einsum("blgn,gnp->blgp", s.C, basis.to(s.C))
         kept = keep(s)
         for M, c, y in paired(kept.with_states(kept.A, kept.B, components), target, sample.steps):
             for g in range(len(basis)):
@@ -101,7 +101,7 @@ def write_equations(
         s = sample.signals
         target = state_output(s, sample.steps)
         kept = keep(s)
-        components = torch.einsum("blgn,gnq->blgq", s.B, basis.to(s.B.dtype))
+        components = torch.einsum("blgn,gnq->blgq", s.B, basis.to(s.B))
         driven = kept.with_states(kept.A, components, readout(s).repeat_interleave(q, -1))
         for M, c, y in paired(driven, target, sample.steps, pairs=True):
             features = M * c[:, :, None, :]  # (samples, groups, d_out, r q)

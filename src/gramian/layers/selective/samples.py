@@ -54,5 +54,5 @@ def samples(
             gradient = None
             if gradients is not None:
                 gradient = torch.stack([gradients[i] for i in chosen])[:, steps].flatten(0, 1).float()
-            signals = of(torch.stack([sequences[i] for i in chosen]))
+            signals = of(torch.stack([sequences[i] for i in chosen])).float()
             yield Sample(signals.sketched(_SKETCH, generator) if sketch else signals, steps, gradient)
