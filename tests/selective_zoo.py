@@ -165,13 +165,15 @@ def squared_error(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: int = 11) -> list[float]:
-    """Some steps on fresh data; the losses."""
+    """Some seeded steps on fresh data; the losses."""
     losses = []
-    for batch in net_batches(steps, 16, seed=seed):
-        dtype = next(model.parameters()).dtype
-        loss = squared_error(model, (batch[0].to(dtype), batch[1].to(dtype)))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # for dropout
+        for batch in net_batches(steps, 16, seed=seed):
+            dtype = next(model.parameters()).dtype
+            loss = squared_error(model, (batch[0].to(dtype), batch[1].to(dtype)))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.item())
     return losses
