@@ -87,6 +87,8 @@ class Selective:
             )
         with torch.no_grad():
             ranking = measure.ranking(self, evidence, calibration.seed)
+        if not ranking.values.isfinite().all():
+            raise GramianError(f"the scores of '{measure.name}' are not finite; needed: finite data and parameters.")
         said = f"{measure.name} ({evidence.tokens} calibration steps; no a-priori guarantee)"
         calibrated = Calibrated(evidence, ranking, calibration.mix, calibration.seed)
         return Spectrum(ranking.values, said, self.d_state, calibrated=calibrated, comparable=measure.comparable)
