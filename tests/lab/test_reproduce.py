@@ -37,7 +37,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Config]]:
         scores = {"valid": 0.3 + 0.1 * seed, "valid_at_end": 0.3 + 0.1 * seed, "test": 0.25, "seconds": seconds[-1]}
         return {"seed": seed, "states": states, "sizes": [states], "curve": curve, "events": [], **scores}
 
-    monkeypatch.setattr(module, "_finished", finish)
+    monkeypatch.setattr(module, "finished", finish)
     monkeypatch.setattr(module, "_record", record)
     monkeypatch.setattr(plots, "draw_comparison", lambda results, path: path.write_text("a figure takes a second"))
     return runs
@@ -90,30 +90,30 @@ def test_table_compares_at_equal_time_with_the_full_model_of_the_same_seed(
 def test_results_are_there_after_every_run(
     trained: list[tuple[str, Config]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = module._finished
+    finish = module.finished
 
     def finish_two(config: Config, folder: Path) -> dict[str, Any]:
         if len(trained) == 2:
             raise Stopped
         return finish(config, folder)
 
-    monkeypatch.setattr(module, "_finished", finish_two)
+    monkeypatch.setattr(module, "finished", finish_two)
     with pytest.raises(Stopped):
         reproduce("smnist", "tiny", [0], tmp_path / "out", tmp_path / "runs")
     assert list(read_json(tmp_path / "out/smnist-tiny.json")["variants"]) == ["full", "tau 0.04"]
     assert (tmp_path / "out/smnist-tiny.svg").is_file()
 
 
-def test_run_that_was_begun_is_gone_on_with_and_a_finished_one_is_only_read(
+def test_run_that_was_begun_is_gone_on_with_and_afinished_one_is_only_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, through = small_config(), finished(tmp_path / "through")
     with pytest.raises(Stopped):
         train(config, tmp_path / "run", watcher=PullThePlug(5))
-    summary = module._finished(config, tmp_path / "run")
+    summary = module.finished(config, tmp_path / "run")
     assert_same_run(tmp_path / "run", through)
     monkeypatch.setattr(module, "train", lambda *_, **__: pytest.fail("trained again"))
-    assert module._finished(config, tmp_path / "run") == summary
+    assert module.finished(config, tmp_path / "run") == summary
 
 
 def test_record_of_a_run_is_what_its_folder_says(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from gramian.lab.environment import environment
 from gramian.lab.files import JsonLines, read_json, whole_file, write_json
 from gramian.lab.train import train
 
-__all__ = ["EXPERIMENTS", "reproduce"]
+__all__ = ["EXPERIMENTS", "finished", "reproduce", "spread", "without_cuts"]
 
 EXPERIMENTS: Mapping[str, tuple[float, ...]] = {"smnist": (0.04, 0.10), "scifar": (0.05, 0.15)}
 """Names, and the two tolerances that are compared."""
@@ -57,7 +57,7 @@ def reproduce(name: str, scale: str, seeds: Sequence[int], out: Path, runs: Path
         for variant, config in _variants(label, seed, EXPERIMENTS[name], results):
             folder = runs / "reproduce" / label / f"{variant.replace(' ', '-')}-seed{seed}"
             Console().print(f"{label}  seed {seed}  {variant}  ({sum(config.model.d_states)} states)", highlight=False)
-            summary = _finished(config, folder)
+            summary = finished(config, folder)
             record = results["variants"].setdefault(variant, {"runs": []})
             record["runs"].append(_record(seed, folder, summary))
             _write(results, out, label)
@@ -67,20 +67,21 @@ def reproduce(name: str, scale: str, seeds: Sequence[int], out: Path, runs: Path
 def _variants(label: str, seed: int, taus: Sequence[float], results: dict[str, Any]) -> Any:
     """Name and configuration of every run of a seed; those from scratch need the sizes the compressed ones got."""
     base = [f"train.seed={seed}"]
-    yield "full", _without_cuts(load_config(label, base))
+    yield "full", without_cuts(load_config(label, base))
     for tau in taus:
         yield f"tau {tau:.2f}", load_config(label, [*base, f"compress.policy.energy.tau={tau}"])
     for tau in taus:
         compressed = results["variants"][f"tau {tau:.2f}"]["runs"][-1]
         config = load_config(label, [*base, f"model.d_state={compressed['sizes']}"])
-        yield f"scratch as tau {tau:.2f}", _without_cuts(config)
+        yield f"scratch as tau {tau:.2f}", without_cuts(config)
 
 
-def _without_cuts(config: Config) -> Config:
+def without_cuts(config: Config) -> Config:
+    """The same run, which keeps its size."""
     return config.model_copy(update={"compress": None})
 
 
-def _finished(config: Config, folder: Path) -> dict[str, Any]:
+def finished(config: Config, folder: Path) -> dict[str, Any]:
     """The summary of the run in `folder`, after training or resuming it if it is not finished."""
     if (folder / "summary.json").exists():
         summary: dict[str, Any] = read_json(folder / "summary.json")
@@ -133,8 +134,8 @@ def table(results: dict[str, Any]) -> str:
     for name, variant in results["variants"].items():
         runs = variant["runs"]
         states = ", ".join(str(run["states"]) for run in runs)
-        cells = (_spread([run[key] for run in runs], 3) for key in ("valid", "valid_at_end", "test"))
-        lines.append(f"| {name} | {states} | {' | '.join(cells)} | {_spread([r['seconds'] for r in runs], 0)} |")
+        cells = (spread([run[key] for run in runs], 3) for key in ("valid", "valid_at_end", "test"))
+        lines.append(f"| {name} | {states} | {' | '.join(cells)} | {spread([r['seconds'] for r in runs], 0)} |")
     how = "{steps} steps of batch {batch_size}, lr {lr}, {precision}".format(**train_settings)
     lines += [
         "",
@@ -150,7 +151,8 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation, the latter of more than one value."""
     mean = statistics.fmean(values)
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{mean:.{digits}f}{deviation}"
@@ -166,8 +168,8 @@ def _at_equal_time(results: dict[str, Any]) -> list[str]:
         then = [_last_before(full[run["seed"]]["curve"], run["seconds"]) for run in variant["runs"]]
         ends = [run["valid_at_end"] for run in variant["runs"]]
         lines += [
-            f"When the run with {name} had ended ({_spread(ends, 3)}), the full model of the same seed stood at "
-            f"{_spread(then, 3)} (validation, at the last evaluation before that time).",
+            f"When the run with {name} had ended ({spread(ends, 3)}), the full model of the same seed stood at "
+            f"{spread(then, 3)} (validation, at the last evaluation before that time).",
             "",
         ]
     return lines
