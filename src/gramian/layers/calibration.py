@@ -1,8 +1,8 @@
 """What a time-varying layer sees of real data: sampled input sequences, and gradients where a measure needs them.
 
 Memory does not grow with the number of batches: of every layer, as many sequences are kept as hold `tokens` steps,
-each of all sequences with the same chance (reservoir sampling). Every fourth sequence is held out: it serves to choose
-ridges and to measure errors, never to fit.
+each of all sequences with the same chance; see `gramian.layers.reservoir`. Every fourth sequence is held out: it serves
+to choose ridges and to measure errors, never to fit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gramian.errors import GramianError
 from gramian.layers.reducible import Spectrum
+from gramian.layers.reservoir import Reservoir
 from gramian.layers.selective.measures import Measure, Ranking
 
 __all__ = ["Calibrated", "Calibration", "Evidence", "TimeVarying", "calibrate"]
@@ -33,7 +34,8 @@ class Calibration:
     ----------
     batches
         What the model is called with, one after another: tensors, tuples whose first entry is the input, or mappings
-        of keyword arguments (``input_ids``, ``labels``, ...). A list is used again at every cut; an iterator once.
+        of keyword arguments (``input_ids``, ``labels``, ...). All of them are run at every cut, of which a few times
+        `tokens` steps are enough. A list is used again at every cut; an iterator once.
     measure
         How states are ranked; by default `Balanced` where all states of a channel are forgotten alike and can be
         projected (linear attention), `Regression` where they can be mixed (Mamba), else `ContributionEnergy`.
@@ -57,6 +59,16 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.tokens < 1:
             raise GramianError(f"Calibration(tokens={self.tokens}) was given; needed: at least 1.")
+        if isinstance(self.batches, (Tensor, Mapping, str)):
+            raise GramianError(
+                f"Calibration({type(self.batches).__name__}) was given; needed: batches, one after another.",
+                cure="For a single one: Calibration([batch]).",
+            )
+        if self.measure is not None and not isinstance(self.measure, Measure):
+            raise GramianError(
+                f"measure={self.measure!r} was given; needed: a measure, such as Regression() or Taylor().",
+                cure='Of a name: measure_named("taylor").',
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,16 +117,17 @@ class TimeVarying(Protocol):
 def calibrate(model: nn.Module, layers: Mapping[str, TimeVarying], calibration: Calibration) -> dict[str, Evidence]:
     """Run `model` over the batches, in evaluation mode, and keep what each of `layers` sees.
 
-    Gradients of parameters, buffers, the training flags and random generators are left as they were.
+    Gradients of parameters, buffers, the training flags and torch's random generator are left as they were.
 
     Raises
     ------
     GramianError
-        If there are no batches, too few sequences, a layer is never called, or a measure needs a loss that is missing.
+        If there are no batches, a layer is never called, or a measure needs a loss that is missing.
     """
     watches = {name: _Watch(calibration) for name in layers}
     with ExitStack() as stack:
         stack.enter_context(_evaluating(model))
+        stack.enter_context(torch.random.fork_rng(devices=[]))  # a DataLoader draws from it, whenever it starts
         for name, layer in layers.items():
             stack.enter_context(watches[name].on(layer))
         for batch in calibration.batches:
@@ -170,38 +183,14 @@ def _own_loss(model: nn.Module, batch: Any, calibration: Calibration) -> Tensor:
     return loss
 
 
-class _Reservoir:
-    """Sequences, each of all that came by with the same chance, up to a number of steps."""
-
-    def __init__(self, tokens: int, generator: torch.Generator) -> None:
-        self.tokens, self.generator = tokens, generator
-        self.kept: list[tuple[Tensor, Tensor | None]] = []
-        self.seen = 0
-        self._capacity = 0
-
-    def offer(self, x: Tensor, gradient: Tensor | None) -> None:
-        length = min(len(x), self.tokens)
-        if not self.seen:
-            self._capacity = max(1, self.tokens // max(1, length))
-        self.seen += 1
-        slot = len(self.kept)
-        if slot == self._capacity:
-            slot = int(torch.randint(self.seen, (), generator=self.generator))
-            if slot >= self._capacity:
-                return
-            self.kept.pop(slot)
-        pair = (x[:length].clone(), None if gradient is None else gradient[:length].clone())
-        self.kept.insert(slot, pair)
-
-
 class _Watch:
     """One layer's inputs, and outputs while gradients are wanted, during calibration."""
 
     def __init__(self, calibration: Calibration) -> None:
         generator = torch.Generator().manual_seed(calibration.seed)
         self._gradients = _needs_gradient(calibration)
-        self._inputs = _Reservoir(calibration.tokens, generator)
-        self._held_out = _Reservoir(max(1, calibration.tokens // (_HELD_OUT - 1)), generator)
+        self._inputs = Reservoir(calibration.tokens, generator)
+        self._held_out = Reservoir(max(1, calibration.tokens // (_HELD_OUT - 1)), generator)
         self._calls: list[tuple[Tensor, Tensor | None]] = []  # in this batch: of a shared layer more than one
         self._count = 0
         self.outputs: list[Tensor] = []
@@ -210,7 +199,8 @@ class _Watch:
     def on(self, layer: TimeVarying) -> Iterator[None]:
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x, mask = layer.hidden(args, kwargs)
-            self._calls.append((x.detach(), None if mask is None else mask.bool()))
+            x = x.detach().to(_input_dtype(layer.module, x.dtype))
+            self._calls.append((x, None if mask is None else mask.bool()))
 
         def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
             first = output[0] if isinstance(output, tuple) else output
@@ -237,7 +227,7 @@ class _Watch:
 
     def _offer(self, x: Tensor, gradient: Tensor | None) -> None:
         if not len(x):
-            return
+            return  # nothing but padding
         self._count += 1
         if self._count % _HELD_OUT == 0:
             self._held_out.offer(x, None)
@@ -260,3 +250,9 @@ class _Watch:
             gradients = [g[:end] for g, end in zip(gradients, ends, strict=False)]
         complete = self._gradients and len(gradients) == len(inputs)
         return Evidence(inputs, held_out, gradients if complete else None)
+
+
+def _input_dtype(module: nn.Module, seen: torch.dtype) -> torch.dtype:
+    """What `module` takes outside of autocast, which is where it will be run again: the dtype of its linear maps."""
+    dtypes = (m.weight.dtype for m in module.modules() if isinstance(m, nn.Linear))
+    return next((dtype for dtype in dtypes if dtype.is_floating_point), seen)
