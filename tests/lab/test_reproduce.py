@@ -34,7 +34,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Config]]:
         # In every run validation rises by a tenth each second; a full model needs twice the time.
         seconds = [2.0, 4.0, 6.0] if name == "full" else [1.0, 2.0, 3.0]
         curve = {"step": [20, 40, 60], "seconds": seconds, "accuracy": [0.1, 0.2, 0.3 + 0.1 * seed]}
-        scores = {"valid": 0.3 + 0.1 * seed, "valid_at_end": 0.3 + 0.1 * seed, "test": 0.25, "seconds": seconds[-1]}
+        scores = {"valid": 0.3 + 0.1 * seed, "valid_at_end": 0.3 + 0.1 * seed, "test": 0.25, "test_loss": 1.5, "seconds": seconds[-1]}
         return {"seed": seed, "states": states, "sizes": [states], "curve": curve, "events": [], **scores}
 
     monkeypatch.setattr(module, "finished", finish)
@@ -71,7 +71,7 @@ def test_table_shows_mean_and_deviation_over_all_seeds_with_its_command(
     results = reproduce("smnist", "tiny", [0, 2], tmp_path / "out", tmp_path / "runs")
     written = (tmp_path / "out/smnist-tiny.md").read_text()
     assert written == table(results)
-    assert "| tau 0.04 | 38, 40 | 0.400 ± 0.141 | 0.400 ± 0.141 | 0.250 ± 0.000 | 3 ± 0 |" in written
+    assert "| tau 0.04 | 38, 40 | 0.400 ± 0.141 | 0.400 ± 0.141 | 0.250 ± 0.000 | 1.500 ± 0.000 | 3 ± 0 |" in written
     assert "`gramian reproduce smnist --scale tiny --seeds 0 2`" in written
     assert "60 steps of batch 50, lr 0.002, fp32" in written
     assert read_json(tmp_path / "out/smnist-tiny.json")["seeds"] == [0, 2]
@@ -104,7 +104,7 @@ def test_results_are_there_after_every_run(
     assert (tmp_path / "out/smnist-tiny.svg").is_file()
 
 
-def test_run_that_was_begun_is_gone_on_with_and_afinished_one_is_only_read(
+def test_run_that_was_begun_is_gone_on_with_and_a_finished_one_is_only_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, through = small_config(), finished(tmp_path / "through")

@@ -1,7 +1,7 @@
 """Full size, compressed in training, and the same final size from scratch: the comparison the method stands on.
 
-For every seed five runs: the full model; two compressed ones; and for each of these a model that has its final
-number of states from the first step on. All are trained alike and selected on validation accuracy. Finished runs are
+For every seed: the full model; one or two compressed ones; and for each of these a model that has its final number
+of states from the first step on. All are trained alike and selected on validation accuracy. Finished runs are
 not repeated, and the results file is written anew after every run.
 """
 
@@ -23,8 +23,21 @@ from gramian.lab.train import train
 
 __all__ = ["EXPERIMENTS", "finished", "reproduce", "spread", "without_cuts"]
 
-EXPERIMENTS: Mapping[str, tuple[float, ...]] = {"smnist": (0.04, 0.10), "scifar": (0.05, 0.15)}
-"""Names, and the two tolerances that are compared."""
+
+def _tolerances(*taus: float) -> dict[str, str]:
+    return {f"tau {tau:.2f}": f"compress.policy.energy.tau={tau}" for tau in taus}
+
+
+EXPERIMENTS: Mapping[str, Mapping[str, str]] = {
+    "smnist": _tolerances(0.04, 0.10),
+    "scifar": _tolerances(0.05, 0.15),
+    "mqar": {"cut": ""},
+    "copying": {"cut": ""},
+    "induction": {"cut": ""},
+    "text": {"cut": ""},
+    "dna": {"cut": ""},
+}
+"""Names, and of each the compressed runs: what they are called, and what they override of the configuration."""
 
 SCALES = ("tiny", "small", "paper")
 
@@ -38,7 +51,9 @@ def reproduce(name: str, scale: str, seeds: Sequence[int], out: Path, runs: Path
         For an unknown name or scale.
     """
     if name not in EXPERIMENTS:
-        raise ConfigError(f"experiment '{name}' is not known.{did_you_mean(name, EXPERIMENTS)} Known: smnist, scifar.")
+        raise ConfigError(
+            f"experiment '{name}' is not known.{did_you_mean(name, EXPERIMENTS)} Known: {', '.join(EXPERIMENTS)}."
+        )
     if scale not in SCALES:
         raise ConfigError(f"--scale '{scale}' was given; needed: tiny, small or paper.{did_you_mean(scale, SCALES)}")
     if not seeds or len(set(seeds)) != len(seeds):
@@ -64,16 +79,16 @@ def reproduce(name: str, scale: str, seeds: Sequence[int], out: Path, runs: Path
     return results
 
 
-def _variants(label: str, seed: int, taus: Sequence[float], results: dict[str, Any]) -> Any:
+def _variants(label: str, seed: int, cuts: Mapping[str, str], results: dict[str, Any]) -> Any:
     """Name and configuration of every run of a seed; those from scratch need the sizes the compressed ones got."""
     base = [f"train.seed={seed}"]
     yield "full", without_cuts(load_config(label, base))
-    for tau in taus:
-        yield f"tau {tau:.2f}", load_config(label, [*base, f"compress.policy.energy.tau={tau}"])
-    for tau in taus:
-        compressed = results["variants"][f"tau {tau:.2f}"]["runs"][-1]
+    for name, override in cuts.items():
+        yield name, load_config(label, [*base, *([override] if override else [])])
+    for name in cuts:
+        compressed = results["variants"][name]["runs"][-1]
         config = load_config(label, [*base, f"model.d_state={compressed['sizes']}"])
-        yield f"scratch as tau {tau:.2f}", without_cuts(config)
+        yield f"scratch as {name}", without_cuts(config)
 
 
 def without_cuts(config: Config) -> Config:
@@ -99,6 +114,7 @@ def _record(seed: int, folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
         "sizes": sizes,
         "valid": summary["now"]["valid"]["accuracy"],
         "test": summary["now"]["test"]["accuracy"],
+        "test_loss": summary["now"]["test"]["loss"],
         "valid_at_end": rows[-1]["eval/accuracy"],
         "seconds": summary["seconds"],
         "cuts_seconds": summary["cuts_seconds"],
@@ -128,13 +144,13 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         f"# {results['title']}",
         "",
-        "| | states | validation | validation, last step | test | training, s |",
-        "|---|---|---|---|---|---|",
+        "| | states | validation | validation, last step | test | test loss | training, s |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, variant in results["variants"].items():
         runs = variant["runs"]
         states = ", ".join(str(run["states"]) for run in runs)
-        cells = (spread([run[key] for run in runs], 3) for key in ("valid", "valid_at_end", "test"))
+        cells = (spread([run[key] for run in runs], 3) for key in ("valid", "valid_at_end", "test", "test_loss"))
         lines.append(f"| {name} | {states} | {' | '.join(cells)} | {spread([r['seconds'] for r in runs], 0)} |")
     how = "{steps} steps of batch {batch_size}, lr {lr}, {precision}".format(**train_settings)
     lines += [
@@ -163,7 +179,7 @@ def _at_equal_time(results: dict[str, Any]) -> list[str]:
     lines = []
     full = {run["seed"]: run for run in results["variants"]["full"]["runs"]}
     for name, variant in results["variants"].items():
-        if not name.startswith("tau"):
+        if name == "full" or name.startswith("scratch"):
             continue
         then = [_last_before(full[run["seed"]]["curve"], run["seconds"]) for run in variant["runs"]]
         ends = [run["valid_at_end"] for run in variant["runs"]]
