@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here is on the network
 transformers = pytest.importorskip("transformers")
 
 VOCABULARY, LENGTH = 32, 24
@@ -127,3 +130,33 @@ def batches(count: int = 4) -> list[dict[str, Tensor]]:
 def logits(model: nn.Module, ids: Tensor, **more: Any) -> Tensor:
     """The model's outputs."""
     return model(input_ids=ids, **more).logits
+
+
+@torch.no_grad()
+def drop_states_(mixer: Any, kept: Tensor) -> None:
+    """Zero the rows that make B and C of all states but `kept`, ``(groups, rank)``."""
+    groups = len(kept)
+    if hasattr(mixer, "x_proj_weight"):  # Zamba: a slice for each head
+        for head, own in zip(mixer.x_proj_weight, kept, strict=True):
+            _zero_but(head[mixer.time_step_rank :], own, 1)
+    elif hasattr(mixer, "x_proj"):
+        _zero_but(mixer.x_proj.weight[mixer.time_step_rank :], kept, 1)
+    else:
+        inner, heads = mixer.intermediate_size, mixer.num_heads
+        for name, first, last in (("in_proj", 2 * inner, heads), ("conv1d", inner, 0)):
+            for tensor in getattr(mixer, name).parameters():
+                _zero_but(tensor[first : len(tensor) - last], kept, groups)
+
+
+def _zero_but(rows: Tensor, kept: Tensor, groups: int) -> None:
+    """Rows of B and then of C, group after group."""
+    for own, states in zip(rows.view(2, groups, -1, *rows.shape[1:]).unbind(1), kept.view(groups, -1), strict=True):
+        dropped = [n for n in range(own.shape[1]) if n not in states.tolist()]
+        own[:, dropped] = 0
+
+
+def mixers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The mixers with states, by name."""
+    for name, module in model.named_modules():
+        if hasattr(module, "A_log"):
+            yield name, module
