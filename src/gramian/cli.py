@@ -113,7 +113,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="smnist")],
+    name: Annotated[str, typer.Argument(help="smnist, mqar, text, ...; or measures-TASK: cuts without retraining.")],
     scale: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
     seeds: Annotated[str, typer.Option(help="Seeds, separated by spaces or commas.")] = "0",
     more_seeds: Annotated[list[int] | None, typer.Argument(help="More seeds: --seeds 0 1 2.")] = None,
@@ -122,9 +122,14 @@ def reproduce(
 ) -> None:
     """A named experiment: full size, compressed, and the same final size from scratch, over all seeds."""
     keep_freed_memory()
+    from gramian.lab.experiments.one_shot import one_shot
     from gramian.lab.experiments.reproduce import reproduce as carry_out
 
-    carry_out(name, scale, _numbers(seeds) + (more_seeds or []), out, runs)
+    numbers = _numbers(seeds) + (more_seeds or [])
+    if name.startswith("measures-"):
+        one_shot(name.removeprefix("measures-"), scale, numbers, out, runs)
+    else:
+        carry_out(name, scale, numbers, out, runs)
 
 
 def _numbers(text: str) -> list[int]:

@@ -58,12 +58,12 @@ VARIANTS: Mapping[str, tuple[Variant, ...]] = {
 """By the kind of layer; the first is the library's default."""
 
 
-def one_shot(config_name: str, seeds: Sequence[int], out: Path, runs: Path) -> dict[str, Any]:
-    """Train the full model of a shipped configuration for every seed, cut it in all ways, write results to `out`."""
-    label = f"one-shot-{config_name}"
+def one_shot(task: str, scale: str, seeds: Sequence[int], out: Path, runs: Path) -> dict[str, Any]:
+    """Train the full model of ``task-scale`` for every seed, cut it in all ways, and write results to `out`."""
+    config_name, label = f"{task}-{scale}", f"measures-{task}-{scale}"
     results: dict[str, Any] = {
         "title": label,
-        "command": f"gramian reproduce one-shot --config {config_name} --seeds {' '.join(map(str, seeds))}",
+        "command": f"gramian reproduce measures-{task} --scale {scale} --seeds {' '.join(map(str, seeds))}",
         "seeds": list(seeds),
         "environment": environment(),
         "config": load_config(config_name).model_dump(),
@@ -71,7 +71,7 @@ def one_shot(config_name: str, seeds: Sequence[int], out: Path, runs: Path) -> d
     }
     for seed in seeds:
         config = without_cuts(load_config(config_name, [f"train.seed={seed}"]))
-        folder = runs / "one-shot" / config_name / f"seed{seed}"
+        folder = runs / "measures" / config_name / f"seed{seed}"
         finished(config, folder)
         results["seeds_done"].append({"seed": seed, **_all_cuts(config, folder)})
         write_json(out / f"{label}.json", results)
