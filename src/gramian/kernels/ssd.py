@@ -11,11 +11,12 @@ from torch import Tensor
 from gramian.errors import ConfigError, ShapeError, did_you_mean
 from gramian.kernels.operators import operator
 from gramian.kernels.ssd_chunked import ssd_backward_by_chunks, ssd_by_chunks
+from gramian.kernels.ssd_compiled import ssd_backward_compiled, ssd_compiled
 from gramian.kernels.ssd_reference import ssd_by_steps
 
 __all__ = ["SSD_BACKENDS", "ssd"]
 
-SSD_BACKENDS = ("chunked", "torch", "reference")
+SSD_BACKENDS = ("numba", "chunked", "torch", "reference")
 
 
 def ssd(
@@ -51,8 +52,9 @@ def ssd(
     final_state
         Whether the final state is wanted.
     backend
-        ``"chunked"`` (matrix products over chunks, with a gradient of its own), ``"torch"`` (the same, with autograd's:
-        `torch.func`), ``"reference"`` (the loop that specifies it), or ``"auto"``.
+        ``"numba"`` (compiled loops over chunks that stay in the caches, CPU), ``"chunked"`` (matrix products over all
+        chunks at once, with a gradient that stores little: any device), ``"torch"`` (the same, with autograd's
+        gradient: `torch.func`), ``"reference"`` (the loop that specifies it), or ``"auto"``.
 
     Returns
     -------
@@ -91,24 +93,29 @@ def ssd(
 def ssd_backend(name: str, device: torch.device) -> str:
     """The backend that `name` means on `device`."""
     if name == "auto":
-        return "chunked"
+        return "numba" if device.type == "cpu" else "chunked"
     if name not in SSD_BACKENDS:
         raise ConfigError(
             f"backend '{name}' was asked for; needed: auto, {', '.join(SSD_BACKENDS)}."
             f"{did_you_mean(name, SSD_BACKENDS)}"
         )
+    if name == "numba" and device.type != "cpu":
+        raise ConfigError(f"backend 'numba' computes on the CPU; the tensors are on '{device}'.", cure="backend='auto'")
     return name
 
 
 def _chunk_length(backend: str, order: int) -> int:
-    """A step costs about ``T P + T N + 2 N P`` multiply-adds, and short products are slow ones."""
-    return 32 if order <= 32 else 64
+    """A step costs about ``T P + T N + 2 N P`` multiply-adds, a chunk ``N P`` numbers to be kept, and short products
+    are slow ones; measured with P = 64."""
+    return 32 if order <= (64 if backend == "numba" else 32) else 64
 
 
 @operator("ssd")
 def _ssd(
     x: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, chunk: int, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if backend == "numba":
+        return ssd_compiled(x, log_decay, B, C, state, chunk)
     y, final, before = ssd_by_chunks(x, log_decay, B, C, state, chunk)
     return y.contiguous(), final.contiguous(), before
 
@@ -118,7 +125,11 @@ def _(
     x: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, chunk: int, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     (batch, length, heads, P), (groups, N) = x.shape, B.shape[2:]
-    before = x.new_empty(batch, -(-length // chunk), groups, N, heads // groups, P)
+    chunks = -(-length // chunk)
+    if backend == "numba":
+        before = x.new_empty(batch, heads, chunks + 1, N, P)
+    else:
+        before = x.new_empty(batch, chunks, groups, N, heads // groups, P)
     return x.new_empty(x.shape), x.new_empty(state.shape), before
 
 
@@ -134,7 +145,8 @@ def _ssd_backward(
     chunk: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return ssd_backward_by_chunks(g_y, g_final, x, log_decay, B, C, before, chunk)
+    run = ssd_backward_compiled if backend == "numba" else ssd_backward_by_chunks
+    return run(g_y, g_final, x, log_decay, B, C, before, chunk)
 
 
 @_ssd_backward.register_fake

@@ -1,0 +1,279 @@
+"""State space duality in compiled loops: a chunk at a time in the caches, and the states of some heads beside it.
+
+A task takes some heads of a group in one sequence, chunk after chunk, with the products of
+`gramian.kernels.ssd_chunked` for each. What heads of a group share is made once for all heads of a task, and the half
+of a product within a chunk that is zero is left out. The backward pass goes through the chunks in reverse, from the
+states that the forward pass left before each.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gramian.kernels import ssd_blocks as blocks
+from gramian.kernels.native import array, compiled, entry, run
+
+__all__ = ["Sizes", "backward_entry", "backward_room", "forward_entry", "forward_room"]
+
+
+class Sizes(NamedTuple):
+    """``T`` steps a chunk, `each` heads a task; `Pw`, `Nw`, `Tw` are P, N, T up to whole vectors."""
+
+    batch: int
+    L: int
+    heads: int
+    groups: int
+    P: int
+    N: int
+    T: int
+    chunks: int
+    parts: int
+    each: int
+    Pw: int
+    Nw: int
+    Tw: int
+
+
+class _Place(NamedTuple):
+    """Where a task is: heads ``h ... end - 1`` of group g of sequence b."""
+
+    b: int
+    g: int
+    part: int
+    h: int
+    end: int
+
+
+class _Room(NamedTuple):
+    """Blocks of a forward workspace, and its size. `S` holds the states of all heads of the task."""
+
+    keys: int
+    queries: int
+    keys_T: int
+    products: int
+    decays: int
+    values: int
+    out: int
+    from_start: int
+    to_end: int
+    S: int
+    size: int
+
+
+class _BackwardRoom(NamedTuple):
+    """Further blocks of a backward workspace. `E` holds the gradients of the states of all heads of the task."""
+
+    values_T: int
+    dy: int
+    d_products: int
+    d_all: int
+    S_T: int
+    E: int
+    E_T: int
+    received: int
+    dB: int
+    dC: int
+    sums: int
+    column: int
+    size: int
+
+
+@compiled
+def forward_room(z):  # type: ignore[no-untyped-def]
+    """The layout of a forward workspace."""
+    n, p, t = z.Tw * z.Nw, z.Tw * z.Pw, z.Tw * z.Tw
+    products = 3 * n
+    values = products + 2 * t
+    from_start = values + 2 * p
+    S = from_start + 2 * z.Tw
+    size = S + z.each * z.Nw * z.Pw
+    return _Room(0, n, 2 * n, products, products + t, values, values + p, from_start, from_start + z.Tw, S, size)
+
+
+@compiled
+def backward_room(z):  # type: ignore[no-untyped-def]
+    """The layout of a backward workspace, behind a forward one."""
+    n, p, t, s = z.Tw * z.Nw, z.Tw * z.Pw, z.Tw * z.Tw, z.Nw * z.Pw
+    first = forward_room(z).size
+    products = first + 2 * p
+    S_T = products + 2 * t
+    received = S_T + (z.each + 2) * s
+    sums = received + 3 * n
+    size = sums + 2 * z.Tw
+    E, E_T, dB = S_T + s, S_T + (z.each + 1) * s, received + n
+    return _BackwardRoom(
+        first, first + p, products, products + t, S_T, E, E_T, received, dB, dB + n, sums, sums + z.Tw, size
+    )
+
+
+@compiled
+def _sizes(a):  # type: ignore[no-untyped-def]
+    return Sizes(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12])
+
+
+@compiled
+def _place(index, z):  # type: ignore[no-untyped-def]
+    part, rest = index % z.parts, index // z.parts
+    g, b = rest % z.groups, rest // z.groups
+    in_group = z.heads // z.groups
+    h = g * in_group + part * z.each
+    return _Place(b, g, part, h, min(h + z.each, (g + 1) * in_group))
+
+
+@compiled
+def _share(B, C, at, count, rows, z, w, m, real):  # type: ignore[no-untyped-def]
+    """Keys and queries of a chunk, and their products."""
+    stride = z.groups * z.N
+    blocks.read(B, at, stride, count, z.N, w, m.keys, rows, z.Nw, real)
+    blocks.read(C, at, stride, count, z.N, w, m.queries, rows, z.Nw, real)
+    blocks.transposed(w, m.keys, count, z.Nw, m.keys_T, z.Tw, real)
+    blocks.products_lower(w, m.products, rows, z.Tw, m.queries, z.Nw, m.keys_T, real)
+
+
+@compiled
+def _run_head(x, logs, y, step, h, S, count, rows, z, w, m, real):  # type: ignore[no-untyped-def]
+    """Outputs of one head in a chunk whose first step is `step`, and the state after it."""
+    at, stride = (step * z.heads + h) * z.P, z.heads * z.P
+    blocks.decays(logs, step * z.heads + h, z.heads, count, z.Tw, w, m.decays, m.from_start, m.to_end, real)
+    blocks.weigh_lower(w, m.decays, m.products, count, z.Tw, real)
+    blocks.read(x, at, stride, count, z.P, w, m.values, rows, z.Pw, real)
+    blocks.clear(w, m.out, rows * z.Pw, real)
+    blocks.multiply(w, m.out, rows, z.Pw, m.queries, z.Nw, 1, S, z.N, real)
+    blocks.scale_rows(w, m.out, count, z.Pw, m.from_start, real)
+    blocks.multiply_lower(w, m.out, rows, z.Pw, m.decays, z.Tw, m.values, count, real)
+    blocks.write(w, m.out, count, z.Pw, y, at, stride, z.P, real)
+    blocks.scale_rows(w, m.values, count, z.Pw, m.to_end, real)
+    blocks.scale(w, S, z.Nw * z.Pw, w[m.from_start + count - 1], real)
+    blocks.multiply(w, S, z.Nw, z.Pw, m.keys, 1, z.Nw, m.values, count, real)
+
+
+@compiled
+def _forward(index, args, real):  # type: ignore[no-untyped-def]
+    z = _sizes(args)
+    p, m, tasks, tokens = _place(index, z), forward_room(z), z.batch * z.groups * z.parts, z.batch * z.L
+    x, y = array(args[13], tokens * z.heads * z.P, real), array(args[14], tokens * z.heads * z.P, real)
+    logs, B = array(args[15], tokens * z.heads, real), array(args[16], tokens * z.groups * z.N, real)
+    C, w = array(args[17], tokens * z.groups * z.N, real), array(args[20], (tasks, m.size), real)[index]
+    first = array(args[18], z.batch * z.heads * z.N * z.P, real)
+    before = array(args[19], z.batch * z.heads * (z.chunks + 1) * z.N * z.P, real)
+    state = z.N * z.P
+    for h in range(p.h, p.end):
+        S = m.S + (h - p.h) * z.Nw * z.Pw
+        blocks.read(first, (p.b * z.heads + h) * state, z.P, z.N, z.P, w, S, z.Nw, z.Pw, real)
+    for c in range(z.chunks + 1):
+        count, step = min(z.T, z.L - c * z.T), p.b * z.L + c * z.T
+        rows = -(-count // 8) * 8
+        if c < z.chunks:
+            _share(B, C, (step * z.groups + p.g) * z.N, count, rows, z, w, m, real)
+        for h in range(p.h, p.end):
+            S, to = m.S + (h - p.h) * z.Nw * z.Pw, ((p.b * z.heads + h) * (z.chunks + 1) + c) * state
+            blocks.write(w, S, z.N, z.Pw, before, to, z.P, z.P, real)
+            if c < z.chunks:
+                _run_head(x, logs, y, step, h, S, count, rows, z, w, m, real)
+
+
+@compiled
+def _pairs(count, z, w, m, d, real):  # type: ignore[no-untyped-def]
+    """What the products within a chunk give to the gradients: of decays, of keys and queries, and weights of dy."""
+    blocks.weigh_lower(w, d.d_products, m.decays, count, z.Tw, real)
+    blocks.add_lower(w, d.d_all, d.d_products, count, z.Tw, real)
+    blocks.weigh_lower(w, d.d_products, m.products, count, z.Tw, real)
+    blocks.weigh_lower(w, m.decays, m.products, count, z.Tw, real)
+    blocks.clear(w, d.sums, z.Tw, real)
+    blocks.pair_sums(w, d.d_products, count, z.Tw, d.sums, d.column, real)
+
+
+@compiled
+def _sum_decays(d_logs, step, h, through, count, z, w, m, d, real):  # type: ignore[no-untyped-def]
+    """The gradients of the logs: of pairs within the chunk, from its start to a step, from a step to its end, through.
+
+    On entry, `column` holds what each step gives to the end, and `received` what it takes from the start, as the
+    gradient of its query.
+    """
+    later = real
+    for t in range(count - 1, -1, -1):
+        later += blocks.dot(w, d.received + t * z.Nw, m.queries + t * z.Nw, z.Nw, real)
+        w[d.sums + t] += later
+    sent = through
+    for t in range(count):
+        d_logs[(step + t) * z.heads + h] = w[d.sums + t] + sent
+        sent += w[d.column + t]
+
+
+@compiled
+def _run_head_back(x, logs, g, g_x, g_logs, step, h, E, count, rows, z, w, m, d, real):  # type: ignore[no-untyped-def]
+    """Gradients of one head in a chunk, from the state before it, `S`, and the gradient of the one after it."""
+    at, stride, state = (step * z.heads + h) * z.P, z.heads * z.P, z.Nw * z.Pw
+    blocks.decays(logs, step * z.heads + h, z.heads, count, z.Tw, w, m.decays, m.from_start, m.to_end, real)
+    blocks.read(x, at, stride, count, z.P, w, m.values, rows, z.Pw, real)
+    blocks.read(g, at, stride, count, z.P, w, d.dy, rows, z.Pw, real)
+    blocks.transposed(w, m.values, count, z.Pw, d.values_T, z.Tw, real)
+    blocks.products_lower(w, d.d_products, rows, z.Tw, d.dy, z.Pw, d.values_T, real)
+    _pairs(count, z, w, m, d, real)
+    across = w[m.from_start + count - 1]
+    through = across * blocks.dot(w, m.S, E, state, real)
+    blocks.clear(w, m.out, rows * z.Pw, real)
+    blocks.multiply(w, m.out, rows, z.Pw, m.keys, z.Nw, 1, E, z.N, real)
+    blocks.scale_rows(w, m.out, count, z.Pw, m.to_end, real)
+    for t in range(count):
+        w[d.column + t] = blocks.dot(w, m.out + t * z.Pw, m.values + t * z.Pw, z.Pw, real)
+    blocks.multiply_lower_transposed(w, m.out, rows, z.Pw, m.decays, z.Tw, d.dy, count, real)
+    blocks.write(w, m.out, count, z.Pw, g_x, at, stride, z.P, real)
+
+    blocks.scale_rows(w, m.values, count, z.Pw, m.to_end, real)
+    blocks.multiply(w, d.dB, rows, z.Nw, m.values, z.Pw, 1, d.E_T, z.P, real)
+    blocks.scale_rows(w, d.dy, count, z.Pw, m.from_start, real)
+    blocks.clear(w, d.received, rows * z.Nw, real)
+    blocks.multiply(w, d.received, rows, z.Nw, d.dy, z.Pw, 1, d.S_T, z.P, real)
+    blocks.add(w, d.dC, d.received, rows * z.Nw, real)
+    _sum_decays(g_logs, step, h, through, count, z, w, m, d, real)
+    blocks.scale(w, E, state, across, real)
+    blocks.multiply(w, E, z.Nw, z.Pw, m.queries, 1, z.Nw, d.dy, count, real)
+
+
+@compiled
+def _backward(index, args, real):  # type: ignore[no-untyped-def]
+    z = _sizes(args)
+    p, m, d, tokens, state = _place(index, z), forward_room(z), backward_room(z), z.batch * z.L, z.N * z.P
+    tasks, values, keys = z.batch * z.groups * z.parts, tokens * z.heads * z.P, tokens * z.groups * z.N
+    x, g, g_x = array(args[13], values, real), array(args[14], values, real), array(args[15], values, real)
+    logs, g_logs = array(args[16], tokens * z.heads, real), array(args[17], tokens * z.heads, real)
+    B, C = array(args[18], keys, real), array(args[19], keys, real)
+    g_B, g_C = array(args[20], z.parts * keys, real), array(args[21], z.parts * keys, real)
+    before = array(args[22], z.batch * z.heads * (z.chunks + 1) * state, real)
+    ends, w = array(args[23], z.batch * z.heads * state, real), array(args[24], (tasks, d.size), real)[index]
+    for h in range(p.h, p.end):
+        E = d.E + (h - p.h) * z.Nw * z.Pw
+        blocks.read(ends, (p.b * z.heads + h) * state, z.P, z.N, z.P, w, E, z.Nw, z.Pw, real)
+    for c in range(z.chunks - 1, -1, -1):
+        count, step = min(z.T, z.L - c * z.T), p.b * z.L + c * z.T
+        rows, at, stride = -(-count // 8) * 8, (step * z.groups + p.g) * z.N, z.groups * z.N
+        _share(B, C, at, count, rows, z, w, m, real)
+        blocks.clear(w, d.dB, 2 * z.Tw * z.Nw, real)
+        blocks.clear(w, d.d_all, rows * z.Tw, real)
+        for h in range(p.h, p.end):
+            E, first = d.E + (h - p.h) * z.Nw * z.Pw, ((p.b * z.heads + h) * (z.chunks + 1) + c) * state
+            blocks.read(before, first, z.P, z.N, z.P, w, m.S, z.Nw, z.Pw, real)
+            blocks.transposed(w, m.S, z.Nw, z.Pw, d.S_T, z.Nw, real)
+            blocks.transposed(w, E, z.Nw, z.Pw, d.E_T, z.Nw, real)
+            _run_head_back(x, logs, g, g_x, g_logs, step, h, E, count, rows, z, w, m, d, real)
+        blocks.multiply_lower(w, d.dC, rows, z.Nw, d.d_all, z.Tw, m.keys, count, real)
+        blocks.multiply_lower_transposed(w, d.dB, rows, z.Nw, d.d_all, z.Tw, m.queries, count, real)
+        blocks.write(w, d.dB, count, z.Nw, g_B, p.part * keys + at, stride, z.N, real)
+        blocks.write(w, d.dC, count, z.Nw, g_C, p.part * keys + at, stride, z.N, real)
+    for h in range(p.h, p.end):
+        E = d.E + (h - p.h) * z.Nw * z.Pw
+        blocks.write(w, E, z.N, z.Pw, ends, (p.b * z.heads + h) * state, z.P, z.P, real)
+
+
+@entry
+def forward_entry(data):  # type: ignore[no-untyped-def]
+    """Sizes, then x, y, logs of decays, B, C, first states, states before chunks and after all, workspace."""
+    run(_forward, data)
+
+
+@entry
+def backward_entry(data):  # type: ignore[no-untyped-def]
+    """Sizes, then x, dy, dx, logs, their gradients, B, C, dB and dC for each part, states before chunks, gradients of
+    the final states that become those of the first ones, workspace."""
+    run(_backward, data)

@@ -1,0 +1,101 @@
+"""Small matrix products in the first caches, for kernels that compute on blocks of time.
+
+``multiply_add`` adds the product of a matrix of numbers, whose rows and columns may have any stride, and a matrix with
+vectors for rows, to another one with vectors for rows. Eight rows at a time: sums stay in registers, 16 of them, while
+the loop runs over what is summed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from gramian.kernels.native import compiled
+from gramian.kernels.vectors import lanes, of, splatted
+
+__all__ = ["ROWS", "multiply_add"]
+
+ROWS = 8
+"""Rows that are computed together: blocks must have room for a multiple of it."""
+
+_FLAGS = ("contract", "nsz")
+
+
+def _tile(rows: int, vectors: int) -> Callable[..., Any]:
+    """The intrinsic that adds ``sum_k a[i + r a_row + k a_step] x[j + k x_row ...]`` to ``out[o + r o_row ...]``."""
+
+    @intrinsic
+    def tile(
+        context: Any,
+        out: Any,
+        o: Any,
+        o_row: Any,
+        a: Any,
+        i: Any,
+        a_row: Any,
+        a_step: Any,
+        x: Any,
+        j: Any,
+        x_row: Any,
+        steps: Any,
+    ) -> Any:
+        kind = of(out.dtype)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _, o, o_row, _, i, a_row, a_step, _, j, x_row, steps = args
+            vector, align = context.get_value_type(kind), kind.element.bitwidth // 8
+            out, a, x = (context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 3, 7))
+
+            def at(base: Any, start: Any, index: Any, stride: Any, v: int = 0) -> Any:
+                place = builder.add(builder.add(start, builder.mul(index, stride)), start.type(v * kind.count))
+                return builder.gep(base, [place])
+
+            def vectors_at(base: Any, start: Any, index: Any, stride: Any) -> list[Any]:
+                places = (at(base, start, index, stride, v) for v in range(vectors))
+                return [builder.bitcast(place, vector.as_pointer()) for place in places]
+
+            places = [vectors_at(out, o, o.type(r), o_row) for r in range(rows)]
+            sums = [[cgutils.alloca_once_value(builder, builder.load(p, align=align)) for p in row] for row in places]
+            with cgutils.for_range(builder, steps) as loop:
+                row = [builder.load(p, align=align) for p in vectors_at(x, j, loop.index, x_row)]
+                start = builder.add(i, builder.mul(loop.index, a_step))
+                for r in range(rows):
+                    factor = splatted(builder, vector, builder.load(at(a, start, o.type(r), a_row)))
+                    for v in range(vectors):
+                        product = builder.fmul(factor, row[v], flags=_FLAGS)
+                        builder.store(builder.fadd(builder.load(sums[r][v]), product, flags=_FLAGS), sums[r][v])
+            for r in range(rows):
+                for v in range(vectors):
+                    builder.store(builder.load(sums[r][v]), places[r][v], align=align)
+            return context.get_dummy_value()
+
+        numbers = (types.int64, types.int64)
+        return types.void(out, *numbers, a, *numbers, types.int64, x, *numbers, types.int64), codegen
+
+    return tile
+
+
+_four_by_four, _eight_by_two, _eight_by_one = _tile(4, 4), _tile(8, 2), _tile(8, 1)
+
+
+@compiled
+def multiply_add(out, o, o_row, a, i, a_row, a_step, x, j, x_row, steps, width, real):  # type: ignore[no-untyped-def]
+    """Eight rows of ``out += a x``: `width` numbers wide, summed over `steps`.
+
+    Row r of the result is ``out[o + r o_row ...]``, its coefficients ``a[i + r a_row + k a_step]``, and what they
+    multiply ``x[j + k x_row ...]``. Rows are read and written in whole vectors.
+    """
+    W, v = lanes(real), 0
+    while v + 3 * W < width:
+        _four_by_four(out, o + v, o_row, a, i, a_row, a_step, x, j + v, x_row, steps)
+        _four_by_four(out, o + 4 * o_row + v, o_row, a, i + 4 * a_row, a_row, a_step, x, j + v, x_row, steps)
+        v += 4 * W
+    if v + W < width:
+        _eight_by_two(out, o + v, o_row, a, i, a_row, a_step, x, j + v, x_row, steps)
+        v += 2 * W
+    if v < width:
+        _eight_by_one(out, o + v, o_row, a, i, a_row, a_step, x, j + v, x_row, steps)
