@@ -190,8 +190,7 @@ def _chosen(ranking: Ranking, rank: int, choose: Choice) -> StateChange:
         return StateChange(ranking.order[:, kept].sort(-1).values, n)
     assert ranking.to_B is not None
     assert ranking.to_C is not None
-    W, T = ranking.to_B[:, kept], ranking.to_C[:, kept]
-    return StateChange(None, n, W, T, from_B=T, from_C=W)
+    return StateChange(None, n, ranking.to_B[:, kept], ranking.to_C[:, kept])
 
 
 @torch.no_grad()

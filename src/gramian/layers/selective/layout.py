@@ -41,18 +41,12 @@ class StateChange:
         N.
     to_B, to_C
         ``B' = to_B B`` and ``C' = to_C C``, ``(groups, rank, N)``; None for nothing but selection.
-    from_B, from_C
-        What takes the gradients of the rows of B and C to those of the new rows, ``(groups, rank, N)``: of a
-        projection ``B' = W^T B, C' = T^T C`` these are ``T^T`` and ``W^T``. The transposed pseudo-inverses of `to_B`
-        and `to_C` where they are None.
     """
 
     index: Tensor | None
     d_state: int
     to_B: Tensor | None = None
     to_C: Tensor | None = None
-    from_B: Tensor | None = None
-    from_C: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -75,9 +69,12 @@ class StateChange:
         return torch.eye(self.d_state, dtype=torch.float64)[self.index]
 
     def gradient_matrices(self, what: Literal["A", "B", "C"]) -> Tensor:
-        """``(groups, rank, N)``, float64: what takes gradients of the rows of A, B or C to those of the new rows."""
-        known = {"A": None, "B": self.from_B, "C": self.from_C}[what]
-        return torch.linalg.pinv(self.matrices(what)).mT if known is None else known.double()
+        """``(groups, rank, N)``, float64: what takes gradients of the rows of A, B or C to those of the new rows.
+
+        A row of B is felt through what reads its state, so its gradient is mixed as C is, and that of C as B is. Exact
+        for a projection of states that are forgotten alike, and for the readout of a kept state whose B stays.
+        """
+        return self.matrices({"A": "A", "B": "C", "C": "B"}[what])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
