@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -118,6 +119,26 @@ def test_budget_that_is_large_enough_keeps_everything() -> None:
 def test_budget_smaller_than_the_number_of_layers_is_refused() -> None:
     with pytest.raises(GramianError, match=r"Budget\(total=2\) was given for 3 layers"):
         Budget(2).asked({name: geometric(4) for name in "abc"})
+
+
+@given(layers=st.lists(st.lists(st.floats(0, 1e3), min_size=1, max_size=8), min_size=1, max_size=4), data=st.data())
+def test_budget_keeps_the_largest_of_all_values_where_they_are_in_one_unit(layers: list[list[float]], data) -> None:
+    spectra = {str(i): replace(spectrum_of(values), comparable=True) for i, values in enumerate(layers)}
+    total = data.draw(st.integers(len(layers), sum(map(len, layers)) + 3))
+    ranks = Budget(total).asked(spectra)
+    assert sum(ranks.values()) == min(total, sum(map(len, layers)))
+    assert all(1 <= ranks[name] <= s.d_state for name, s in spectra.items())
+    left = [float(v) for name, s in spectra.items() for v in s.values[ranks[name] :]]
+    chosen = [float(v) for name, s in spectra.items() for v in s.values[1 : ranks[name]]]
+    assert max(left, default=0.0) <= min(chosen, default=1e3)  # but for the one that every layer keeps
+
+
+def test_budget_compares_values_only_where_all_layers_have_one_unit() -> None:
+    large, small = spectrum_of([9.0, 8.0, 7.0, 6.0]), spectrum_of([0.9, 0.8, 0.7, 0.6])
+    one_unit = {name: replace(s, comparable=True) for name, s in (("large", large), ("small", small))}
+    assert Budget(5).asked(one_unit) == {"large": 4, "small": 1}
+    for others in ({"large": large, "small": small}, {**one_unit, "small": small}):
+        assert Budget(4).asked(others) == {"large": 2, "small": 2}
 
 
 SPECTRA: Mapping[str, Spectrum] = {

@@ -13,7 +13,7 @@ from gramian.compression.compressor import Compressor
 from gramian.compression.policies import Rank, Shrink
 from gramian.compression.records import Event, LayerChange
 from gramian.compression.schedules import At
-from gramian.layers.reduction import Measurement, Reduction
+from gramian.layers.reduction import Measurement, OutputError, Reduction
 
 MEASUREMENT = Measurement(
     norm=8.0,
@@ -29,7 +29,10 @@ MEASUREMENT = Measurement(
 )
 
 
-def reduction(measurement: Measurement | None = MEASUREMENT, reason: str = "") -> Reduction:
+OUTPUT = OutputError(calibration=0.0123, held_out=0.0345, discarded=0.1, tokens=512)
+
+
+def reduction(measurement: Measurement | OutputError | None = MEASUREMENT, reason: str = "") -> Reduction:
     after = 256 if reason else 61
     return Reduction(256, after, 64, {}, {}, measurement, reason, seconds=0.123)
 
@@ -37,6 +40,7 @@ def reduction(measurement: Measurement | None = MEASUREMENT, reason: str = "") -
 EVENTS = {
     "none": Event(7, "none"),
     "cut": Event(9, "cut", (LayerChange.from_reduction("layers.0.lru", 60, reduction(), 1.0),), "", 0.5),
+    "calibrated": Event(9, "cut", (LayerChange.from_reduction("layers.0", 60, reduction(OUTPUT), 0.5),), "", 0.5),
     "refused": Event(9, "skipped", (LayerChange.from_reduction("a", 9, reduction(None, "why"), 1.0),), "all", 0.1),
     "rolled back": Event(12, "rolled_back", (), "the metric fell", 0.2, resume_at=9),
 }
@@ -105,6 +109,30 @@ def test_a_change_without_a_bound_says_none() -> None:
     change = LayerChange.from_reduction("s", 60, reduction(unbounded), 1.0)
     assert str(change) == "s  256 -> 61   bound none   measured 0.025   0.12 s"
     assert (change.bound, change.tau, change.tau_total) == (None, None, None)
+
+
+def test_a_layer_that_is_not_time_invariant_has_output_errors_and_no_norms() -> None:
+    (change,) = EVENTS["calibrated"].layers
+    assert (change.output_error, change.held_out_error) == (0.0123, 0.0345)
+    assert (change.before, change.after, change.asked, change.accepted) == (256, 61, 60, True)
+    assert (change.tau, change.tau_total) == (0.1, pytest.approx(1 - 0.5 * 0.9))
+    nothing = ("norm", "bound", "measured", "h2_error", "order", "real_poles", "condition", "max_pole")
+    assert all(getattr(change, name) is None for name in nothing)
+
+
+def test_output_errors_are_printed_with_the_words_that_promise_nothing() -> None:
+    line = "layers.0  256 -> 61   output error 0.012, held out 0.035, no a-priori guarantee   0.12 s"
+    assert str(EVENTS["calibrated"]) == line
+    alone = OutputError(calibration=0.0123, held_out=None, discarded=0.1, tokens=3)
+    change = LayerChange.from_reduction("layers.0", 60, reduction(alone), 1.0)
+    assert str(change) == "layers.0  256 -> 61   output error 0.012, no a-priori guarantee   0.12 s"
+    assert change.held_out_error is None
+
+
+@pytest.mark.parametrize("measurement", [MEASUREMENT, OUTPUT, None], ids=["linear", "calibrated", "nothing"])
+def test_what_a_reduction_costs_comes_back_as_what_it_was(measurement: Measurement | OutputError | None) -> None:
+    stored = json.loads(json.dumps(reduction(measurement).state_dict()))
+    assert Reduction.from_state_dict(stored).measurement == measurement
 
 
 def test_what_was_not_done_is_printed_with_its_reason() -> None:
