@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from recurrences import assert_close_results, results_and_gradients
 from torch import Tensor
 from torch.nn import functional as F
 
 from gramian.errors import ShapeError
 from gramian.kernels import gated_rms_norm
+from gramian.kernels.gated_norm import gated_rms_norm_in_torch
 
 
 def example(dtype: torch.dtype = torch.float64, channels: int = 12) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,9 +34,43 @@ def test_it_is_torch_s_rms_norm_of_each_group_and_a_gate(groups: int) -> None:
 
 @pytest.mark.parametrize("gate_first", [True, False])
 @pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("channels", [12, 51, 96])
+def test_compiled_loops_are_the_specification(channels: int, groups: int, gate_first: bool) -> None:
+    """Outputs and gradients, also where values and gates are columns of a larger matrix, or transposed."""
+
+    def compiled(t: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (gated_rms_norm(*t, groups=groups, gate_first=gate_first),)
+
+    def specification(t: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (gated_rms_norm_in_torch(*t, groups, gate_first, 1e-5),)
+
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        y, z, weight = example(dtype, channels)
+        columns = torch.cat([z, y, z], -1)
+        apart = columns[..., channels : 2 * channels], columns[..., :channels]
+        for given in ((y, z), apart, (y.mT.contiguous().mT, z)):
+            fast, slow = (results_and_gradients(run, (*given, weight)) for run in (compiled, specification))
+            assert_close_results(fast, slow, tolerance)
+
+
+@pytest.mark.parametrize("gate_first", [True, False])
+@pytest.mark.parametrize("groups", [1, 3])
 def test_gradients_are_the_derivatives_of_the_values(groups: int, gate_first: bool) -> None:
     leaves = tuple(t.requires_grad_() for t in example())
     assert torch.autograd.gradcheck(lambda *t: gated_rms_norm(*t, groups=groups, gate_first=gate_first), leaves)
+
+
+def test_nothing_in_nothing_out() -> None:
+    y, z, weight = (t.requires_grad_() for t in example())
+    out = gated_rms_norm(y[:, :0], z[:, :0], weight)
+    assert out.shape == (3, 0, 12)
+    out.sum().backward()
+    assert not weight.grad.any()
+
+
+def test_the_operator_passes_the_checks_of_torch() -> None:
+    tensors = tuple(t.requires_grad_() for t in example())
+    torch.library.opcheck(torch.ops.gramian.gated_rms_norm.default, (*tensors, 3, True, 1e-5))
 
 
 def test_half_precision_is_computed_in_float32() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gramian.errors import ShapeError
+from gramian.kernels import gated_norm_native as native
+from gramian.kernels.native import launch
+from gramian.kernels.operators import operator
 
-__all__ = ["gated_rms_norm"]
+__all__ = ["gated_rms_norm", "gated_rms_norm_in_torch"]
 
 
 def gated_rms_norm(
@@ -42,12 +46,81 @@ def gated_rms_norm(
             "Needed: y and z (..., channels), weight (channels,), and as many channels a group.",
         )
     wide = reduce(torch.promote_types, (t.dtype for t in (y, z, weight)), torch.float32)
-    return gated_rms_norm_in_torch(y.to(wide), z.to(wide), weight.to(wide), groups, gate_first, eps).to(y.dtype)
+    run = _gated_rms_norm_on_the_cpu if y.device.type == "cpu" else gated_rms_norm_in_torch
+    return run(y.to(wide), z.to(wide), weight.to(wide), groups, gate_first, eps).to(y.dtype)
 
 
 def gated_rms_norm_in_torch(y: Tensor, z: Tensor, weight: Tensor, groups: int, gate_first: bool, eps: float) -> Tensor:
-    """The specification."""
+    """The specification: any device, `torch.func`."""
     gate = F.silu(z)
     v = (y * gate if gate_first else y).unflatten(-1, (groups, -1))
     normal = (v * torch.rsqrt(v.square().mean(-1, keepdim=True) + eps)).flatten(-2) * weight
     return normal if gate_first else normal * gate
+
+
+def _gated_rms_norm_on_the_cpu(
+    y: Tensor, z: Tensor, weight: Tensor, groups: int, gate_first: bool, eps: float
+) -> Tensor:
+    out: Tensor = _gated_rms_norm(y, z, weight, groups, gate_first, eps)[0]
+    return out
+
+
+def _rows(m: Tensor) -> Tensor:
+    """As a matrix whose rows are contiguous, and may be columns of a larger one; copied where that cannot be."""
+    m = m.reshape(-1, m.shape[-1])
+    apart = m.stride(1) == 1 and m.stride(0) >= m.shape[1]
+    return m if apart or m.is_contiguous() else m.contiguous()
+
+
+def _sizes(y: Tensor, z: Tensor, groups: int, gate_first: bool) -> tuple[int, ...]:
+    return *y.shape, groups, int(gate_first), y.stride(0), z.stride(0), y.data_ptr(), z.data_ptr()
+
+
+@operator("gated_rms_norm", cpu_only=True)
+def _gated_rms_norm(
+    y: Tensor, z: Tensor, weight: Tensor, groups: int, gate_first: bool, eps: float
+) -> tuple[Tensor, Tensor]:
+    out, scales = torch.empty_like(y, memory_format=torch.contiguous_format), y.new_empty(*y.shape[:-1], groups)
+    if y.numel():
+        y, z, weight = _rows(y), _rows(z), weight.contiguous()
+        tasks, sizes = -(-len(y) // native.ROWS), _sizes(y, z, groups, gate_first)
+        launch(native.forward_entry, tasks, y.dtype, *sizes, weight, y.new_full((1,), eps), out, scales)
+    return out, scales
+
+
+@_gated_rms_norm.register_fake
+def _(y: Tensor, z: Tensor, weight: Tensor, groups: int, gate_first: bool, eps: float) -> tuple[Tensor, Tensor]:
+    return y.new_empty(y.shape), y.new_empty(*y.shape[:-1], groups)
+
+
+@operator("gated_rms_norm_backward", cpu_only=True)
+def _gated_rms_norm_backward(
+    g: Tensor, y: Tensor, z: Tensor, weight: Tensor, scales: Tensor, groups: int, gate_first: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    g_y, g_z = y.new_empty(y.shape), y.new_empty(y.shape)
+    if y.numel() == 0:
+        return g_y, g_z, torch.zeros_like(weight)
+    g, y, z, weight = g.contiguous(), _rows(y), _rows(z), weight.contiguous()
+    tasks, sizes = -(-len(y) // native.ROWS), _sizes(y, z, groups, gate_first)
+    sums = y.new_empty(tasks, len(weight))
+    launch(native.backward_entry, tasks, y.dtype, *sizes, weight, scales, g, g_y, g_z, sums, tasks)
+    return g_y, g_z, sums.sum(0)
+
+
+@_gated_rms_norm_backward.register_fake
+def _(
+    g: Tensor, y: Tensor, z: Tensor, weight: Tensor, scales: Tensor, groups: int, gate_first: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return y.new_empty(y.shape), y.new_empty(y.shape), torch.empty_like(weight)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    y, z, weight, ctx.groups, ctx.gate_first, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(y, z, weight, output[1])
+
+
+_gated_rms_norm.register_autograd(
+    lambda ctx, g, _: (*_gated_rms_norm_backward(g, *ctx.saved_tensors, ctx.groups, ctx.gate_first), None, None, None),
+    setup_context=_save,
+)
