@@ -1,7 +1,7 @@
 """Gated root mean square normalisation, a row at a time: twice through a row that stays in the first cache.
 
-Tasks are pieces of rows; each leaves its own sum for the gradient of the weight. Rows of values and gates may be columns
-of larger matrices.
+Tasks are pieces of rows; each leaves its own sum for the gradient of the weight. Rows of values and gates may be
+columns of larger matrices.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ KEPT_MEMORY = (
     "next."
 )
 
-_PACKAGES = ("numba", "jax", "jaxlib", "mambapy")
+_PACKAGES = ("numba", "jax", "jaxlib", "mambapy", "transformers")
 
 
 @dataclass(frozen=True)

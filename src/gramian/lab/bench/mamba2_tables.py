@@ -1,0 +1,142 @@
+"""Mamba-2 against transformers' own, which computes in plain torch where there is no GPU: same weights, same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gramian.lab.bench.kernel_tables import compare, rows_against
+from gramian.lab.bench.report import Result, Section, Target, targets_section
+from gramian.lab.bench.settings import CannotRun, Settings, Shape
+from gramian.lab.bench.timing import Call, Turns
+from gramian.layers.mamba2 import Mamba2
+
+__all__ = ["Blocks", "head_dim", "mamba2_table", "ours", "theirs"]
+
+SHAPE = Shape(8, 256, 128, 16, blocks=2)
+STATES = (16, 64, 128)
+DEFAULT_CHUNK, SHORT_CHUNK = 256, 64  # of transformers' configuration, and one that suits a CPU better
+BOUND = 5.0
+
+
+class Blocks(nn.Module):
+    """``x + mixer(norm(x))`` as often as the shape says, and a last norm: transformers' ``Mamba2Model``."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        width = shape.channels
+        self.norms = nn.ModuleList(nn.RMSNorm(width, eps=1e-5) for _ in range(shape.blocks))
+        self.mixers = nn.ModuleList(Mamba2(width, shape.states, head_dim=head_dim(shape)) for _ in range(shape.blocks))
+        self.last_norm = nn.RMSNorm(width, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, L, channels)`` to the same."""
+        for norm, mixer in zip(self.norms, self.mixers, strict=True):
+            x = x + mixer(norm(x))
+        out: Tensor = self.last_norm(x)
+        return out
+
+
+def head_dim(shape: Shape) -> int:
+    """64, or the inner width of a model that is narrower."""
+    return min(64, 2 * shape.channels)
+
+
+def blocks(shape: Shape) -> Blocks:
+    """Always with the same parameters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Blocks(shape)
+
+
+def ours(shape: Shape) -> Call:
+    """Forward and backward of `Blocks`: gradients of all parameters and of the input."""
+    network = blocks(shape)
+    return _with_gradients(network, list(network.parameters()), shape)
+
+
+def theirs(shape: Shape, chunk: int) -> Call:
+    """The same by transformers, on the same weights."""
+    if find_spec("transformers") is None:
+        raise CannotRun("transformers is not installed: pip install 'gramian[hf]'")
+    from transformers import Mamba2Config, Mamba2Model
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # that fast kernels are missing is known here
+    width, heads = shape.channels, 2 * shape.channels // head_dim(shape)
+    model: Any = Mamba2Model(
+        Mamba2Config(
+            hidden_size=width,
+            state_size=shape.states,
+            num_heads=heads,
+            head_dim=head_dim(shape),
+            n_groups=1,
+            num_hidden_layers=shape.blocks,
+            chunk_size=chunk,
+            vocab_size=8,
+        )
+    )
+    source = blocks(shape)
+    for layer, norm, mixer in zip(model.layers, source.norms, source.mixers, strict=True):
+        layer.norm.load_state_dict(norm.state_dict())
+        layer.mixer.load_state_dict(mixer.state_dict())
+    model.norm_f.load_state_dict(source.last_norm.state_dict())
+    model.train()
+    parameters = [p for name, p in model.named_parameters() if "embeddings" not in name]
+    return _with_gradients(lambda x: model(inputs_embeds=x, use_cache=False).last_hidden_state, parameters, shape)
+
+
+def _with_gradients(forward: Callable[[Tensor], Tensor], parameters: list[nn.Parameter], shape: Shape) -> Call:
+    g = torch.Generator().manual_seed(0)
+    x, grads = torch.randn(2, shape.batch, shape.length, shape.channels, generator=g)
+    leaves = [x.requires_grad_(), *parameters]
+
+    def call() -> tuple[Tensor, tuple[Tensor, ...]]:
+        y = forward(x)
+        return y, torch.autograd.grad(y, leaves, grads)
+
+    return call
+
+
+def mamba2_table(settings: Settings) -> Result:
+    """Two blocks, forward and backward, at three sizes of the state."""
+    shapes = [settings.fit(replace(SHAPE, states=n)) for n in STATES]
+    if settings.small:
+        shapes = [replace(shape, states=n) for shape, n in zip(shapes, (4, 8, 12), strict=True)]
+    builders: dict[str, Callable[[], Call]] = {}
+    for shape in shapes:
+        end = f", N {shape.states}"
+        builders[f"gramian{end}"] = lambda shape=shape: ours(shape)  # type: ignore[misc]
+        for chunk in (DEFAULT_CHUNK, SHORT_CHUNK):
+            name = f"transformers, chunks of {chunk}{end}"
+            builders[name] = lambda shape=shape, chunk=chunk: theirs(shape, chunk)  # type: ignore[misc]
+    turns, missing = compare(builders, settings)
+    targets = []
+    for shape in shapes:
+        mine, rival = f"gramian, N {shape.states}", f"transformers, chunks of {DEFAULT_CHUNK}, N {shape.states}"
+        if rival in turns:
+            targets.append(Target(f"{rival} / gramian", turns.ratio(rival, mine), ">=", BOUND))
+    large, small = (f"gramian, N {shape.states}" for shape in (shapes[-1], shapes[0]))
+    targets.append(Target(f"{large} / N {shapes[0].states}", turns.ratio(large, small), ">=", 1.5))
+    sections = [targets_section(targets), *(_section(turns, missing, shape) for shape in shapes)]
+    note = (
+        "Each contestant computes the output of two blocks and the gradients of the input and of all parameters, from "
+        "the same weights. transformers has no kernels of its own for the CPU; chunks of 256 steps are the default of "
+        "its configuration, chunks of 64 are quicker here. The matrix products of the projections in and out are the "
+        "same for all contestants."
+    )
+    data = {**turns.to_dict(), "not_run": missing}
+    return Result(sections, (note,), data, str(replace(shapes[0], states=0)).replace(", N 0", ""), "float32")
+
+
+def _section(turns: Turns, missing: dict[str, str], shape: Shape) -> Section:
+    end, mine = f", N {shape.states}", f"gramian, N {shape.states}"
+    part = Turns({k: v for k, v in turns.samples.items() if k.endswith(end)}, turns.calls)
+    reasons = {k: v for k, v in missing.items() if k.endswith(end)}
+    columns = ("contestant", "forward + backward, ms", f"ratio to gramian{end}")
+    return Section(f"N {shape.states}", columns, rows_against(part, reasons, mine))
