@@ -36,9 +36,9 @@ SHIPPED = Path(__file__).parent / "configs"
 
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "lru": {"dropout": 0.1, "norm": "batch", "r_min": 0.9, "r_max": 0.999, "tied": False},
-    "mamba": {"dropout": 0.0, "d_conv": 4, "expand": 2, "tied": True},
-    "mamba2": {"dropout": 0.0, "d_conv": 4, "expand": 2, "head_dim": 64, "n_groups": 1, "tied": True},
-    "linear_attention": {"dropout": 0.0, "n_heads": 4, "tied": True},
+    "mamba": {"dropout": 0.0, "d_conv": 4, "expand": 2, "tied": False},
+    "mamba2": {"dropout": 0.0, "d_conv": 4, "expand": 2, "head_dim": 64, "n_groups": 1, "tied": False},
+    "linear_attention": {"dropout": 0.0, "n_heads": 4, "tied": False},
 }
 """What can be said of each layer beside its sizes, and what it is if nothing is said."""
 

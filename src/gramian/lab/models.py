@@ -24,7 +24,6 @@ __all__ = ["Block", "Head", "MixerBlock", "SequenceModel", "SequenceNorm"]
 
 _MOMENTUM = 0.1  # of the running statistics, as in torch
 _EPS = 1e-5  # of the RMS norms, as in mamba_ssm
-_EMBEDDING_SD = 0.02  # of embeddings around selective layers, as in mamba_ssm
 
 Head = Literal["classification", "regression", "next_token"]
 
@@ -159,9 +158,8 @@ class SequenceModel(nn.Module):
         self.final_norm = nn.Identity() if layer == "lru" else nn.RMSNorm(d_model, eps=_EPS)
         tied = tied and tokens and head == "next_token" and d_input == n_outputs
         self.head = nn.Linear(d_model, n_outputs, bias=not tied)
-        if tokens and layer != "lru":
-            nn.init.normal_(self.encoder.weight, std=_EMBEDDING_SD)
-        if tied:
+        if tied:  # logits of about one, and not of about sqrt(d_model)
+            nn.init.normal_(self.encoder.weight, std=d_model**-0.5)
             self.head.weight = self.encoder.weight
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, asked: Tensor | None = None) -> Tensor:
