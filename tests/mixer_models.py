@@ -16,37 +16,38 @@ transformers = pytest.importorskip("transformers")
 VOCABULARY, LENGTH = 32, 24
 
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "pad_token_id": 0, "eos_token_id": None}
+THREE = {**SMALL, "num_hidden_layers": 3}
 ATTENTION = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 24}
 MAMBA2_HYBRID = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_chunk_size": 8, "mamba_d_state": 8}
 
-# model: its configuration's class and arguments; in hybrids, one layer with a mixer of ours and one with attention
+# model: its configuration's class and arguments; hybrids have two layers with a mixer at least, and one with attention
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "Mamba": ("MambaConfig", {"state_size": 8, **SMALL}),
     "FalconMamba": ("FalconMambaConfig", {"state_size": 8, **SMALL}),
     "Jamba": (
         "JambaConfig",
-        {"mamba_d_state": 8, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1, **ATTENTION, **SMALL},
+        {"mamba_d_state": 8, "attn_layer_period": 3, "attn_layer_offset": 1, "num_experts": 1, **ATTENTION, **THREE},
     ),
     "Zamba": (
         "ZambaConfig",
-        {"mamba_d_state": 8, "layers_block_type": ["linear_attention", "hybrid", "hybrid"], **ATTENTION, **SMALL}
-        | {"num_key_value_heads": 2, "num_hidden_layers": 3},
+        {"mamba_d_state": 8, "layers_block_type": ["linear_attention", "hybrid", "hybrid"], **ATTENTION, **THREE}
+        | {"num_key_value_heads": 2},
     ),
     "Mamba2": (
         "Mamba2Config",
         {"state_size": 8, "num_heads": 4, "head_dim": 8, "n_groups": 2, "chunk_size": 8, "use_bias": True, **SMALL},
     ),
-    "Bamba": ("BambaConfig", {"mamba_n_groups": 2, "attn_layer_indices": [1], **MAMBA2_HYBRID, **ATTENTION, **SMALL}),
+    "Bamba": ("BambaConfig", {"mamba_n_groups": 2, "attn_layer_indices": [1], **MAMBA2_HYBRID, **ATTENTION, **THREE}),
     "GraniteMoeHybrid": (
         "GraniteMoeHybridConfig",
         {
             "mamba_n_groups": 2,
-            "layer_types": ["linear_attention", "full_attention"],
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
             "num_local_experts": 0,
             "shared_intermediate_size": 24,
             **MAMBA2_HYBRID,
             **ATTENTION,
-            **SMALL,
+            **THREE,
         },
     ),
     "Zamba2": (
@@ -58,9 +59,9 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "chunk_size": 8,
             "layers_block_type": ["linear_attention", "hybrid", "hybrid"],
             **ATTENTION,
-            **SMALL,
+            **THREE,
         }
-        | {"num_key_value_heads": 2, "num_hidden_layers": 3},
+        | {"num_key_value_heads": 2},
     ),
     "NemotronH": (
         "NemotronHConfig",
@@ -71,7 +72,7 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "mamba_head_dim": 8,
             "head_dim": 8,
             "chunk_size": 8,
-            "layers_block_type": ["linear_attention", "full_attention"],
+            "layers_block_type": ["linear_attention", "full_attention", "linear_attention"],
             **ATTENTION,
             **{key: value for key, value in SMALL.items() if key != "num_hidden_layers"},
         },

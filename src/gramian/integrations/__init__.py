@@ -1,0 +1,1 @@
+"""Cut models in the formats and the training loops of other libraries."""
