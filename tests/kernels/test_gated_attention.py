@@ -97,6 +97,23 @@ def test_no_state_is_a_zero_state_and_strides_do_not_matter(backend: str) -> Non
 
 
 @pytest.mark.parametrize("backend", FAST)
+def test_two_runs_are_bit_equal_whatever_the_threads(backend: str) -> None:
+    tensors = random_matrix_recurrence((2, 70, 3, 16, 3, 16), gated=True, dtype=torch.float32)
+    results, before = [], torch.get_num_threads()
+    for threads in (1, 2, 2):
+        torch.set_num_threads(threads)
+        results.append(results_and_gradients(lambda t: run(t, backend), tensors))
+    torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_the_operator_passes_the_checks_of_torch() -> None:
+    tensors = tuple(t.requires_grad_() for t in random_matrix_recurrence((2, 5, 2, 3, 2, 4), gated=True))
+    torch.library.opcheck(torch.ops.gramian.gated_attention.default, (*tensors, 3))
+
+
+@pytest.mark.parametrize("backend", FAST)
 def test_it_is_the_same_in_one_graph(backend: str) -> None:
     torch.compiler.reset()
     tensors = random_matrix_recurrence((2, 20, 2, 3, 2, 4), gated=True)
@@ -114,5 +131,7 @@ def test_what_does_not_fit_is_refused() -> None:
         gated_attention(v, log_gate[..., 0], k, q)
     with pytest.raises(ShapeError, match=r"\(batch, heads, P, N\) = \(2, 4, 5, 6\)"):
         gated_attention(v, log_gate, k, q, state.mT)
+    with pytest.raises(ConfigError, match="computes on the CPU"):
+        gated_attention(*(t.to("meta") for t in (v, log_gate, k, q)), backend="numba")
     with pytest.raises(ConfigError, match="Did you mean 'torch'"):
         gated_attention(v, log_gate, k, q, backend="torhc")

@@ -151,5 +151,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ssd(x, log_decay, B, C, state.mT)
     with pytest.raises(ConfigError, match="at least 1"):
         ssd(x, log_decay, B, C, chunk=0)
+    with pytest.raises(ConfigError, match="computes on the CPU"):
+        ssd(*(t.to("meta") for t in (x, log_decay, B, C)), backend="numba")
     with pytest.raises(ConfigError, match="Did you mean 'chunked'"):
         ssd(x, log_decay, B, C, backend="chunks")

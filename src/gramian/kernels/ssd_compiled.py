@@ -8,13 +8,13 @@ from torch import Tensor
 from gramian.kernels import ssd_native as native
 from gramian.kernels.native import launch
 
-__all__ = ["ssd_backward_compiled", "ssd_compiled"]
+__all__ = ["ssd_backward_compiled", "ssd_compiled", "work_sizes"]
 
 _WIDTH = 16  # blocks are multiples of it, which are whole vectors of float32 and of float64
 _TASKS, _EACH = 16, 4  # enough to balance threads, and heads whose states fit in a cache together
 
 
-def _sizes(x: Tensor, B: Tensor, T: int) -> native.Sizes:
+def work_sizes(x: Tensor, B: Tensor, T: int) -> native.Sizes:
     """How the work is cut, by its shape alone: so that results do not depend on the number of threads."""
     (batch, length, heads, P), (groups, N) = x.shape, B.shape[2:]
     in_group = heads // groups
@@ -28,7 +28,7 @@ def ssd_compiled(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs, final state, and the states before each chunk and after all: ``(batch, heads, chunks + 1, N, P)``."""
     x, log_decay, B, C, first = (t.contiguous() for t in (x, log_decay, B, C, state.mT))
-    z = _sizes(x, B, T)
+    z = work_sizes(x, B, T)
     y, before = torch.empty_like(x), x.new_empty(z.batch, z.heads, z.chunks + 1, z.N, z.P)
     tasks = z.batch * z.groups * z.parts
     room = x.new_empty(tasks, native.forward_room.py_func(z).size)
@@ -41,7 +41,7 @@ def ssd_backward_compiled(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, log_decay, B, C and the first state, from the states that `ssd_compiled` returned."""
     g_y, x, log_decay, B, C = (t.contiguous() for t in (g_y, x, log_decay, B, C))
-    z, ends = _sizes(x, B, T), g_final.mT.clone(memory_format=torch.contiguous_format)
+    z, ends = work_sizes(x, B, T), g_final.mT.clone(memory_format=torch.contiguous_format)
     g_x, g_logs = torch.empty_like(x), torch.empty_like(log_decay)
     g_B, g_C = x.new_empty(z.parts, *B.shape), x.new_empty(z.parts, *B.shape)
     tasks = z.batch * z.groups * z.parts

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from gramian.kernels import ssd_blocks as blocks
 from gramian.kernels.native import array, compiled, entry, run
 
-__all__ = ["Sizes", "backward_entry", "backward_room", "forward_entry", "forward_room"]
+__all__ = ["Sizes", "backward_entry", "backward_room", "forward_entry", "forward_room", "place_of", "sizes_from"]
 
 
 class Sizes(NamedTuple):
@@ -107,12 +107,14 @@ def backward_room(z):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _sizes(a):  # type: ignore[no-untyped-def]
+def sizes_from(a):  # type: ignore[no-untyped-def]
+    """The first arguments of a task."""
     return Sizes(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12])
 
 
 @compiled
-def _place(index, z):  # type: ignore[no-untyped-def]
+def place_of(index, z):  # type: ignore[no-untyped-def]
+    """Where a task of this number is."""
     part, rest = index % z.parts, index // z.parts
     g, b = rest % z.groups, rest // z.groups
     in_group = z.heads // z.groups
@@ -149,8 +151,8 @@ def _run_head(x, logs, y, step, h, S, count, rows, z, w, m, real):  # type: igno
 
 @compiled
 def _forward(index, args, real):  # type: ignore[no-untyped-def]
-    z = _sizes(args)
-    p, m, tasks, tokens = _place(index, z), forward_room(z), z.batch * z.groups * z.parts, z.batch * z.L
+    z = sizes_from(args)
+    p, m, tasks, tokens = place_of(index, z), forward_room(z), z.batch * z.groups * z.parts, z.batch * z.L
     x, y = array(args[13], tokens * z.heads * z.P, real), array(args[14], tokens * z.heads * z.P, real)
     logs, B = array(args[15], tokens * z.heads, real), array(args[16], tokens * z.groups * z.N, real)
     C, w = array(args[17], tokens * z.groups * z.N, real), array(args[20], (tasks, m.size), real)[index]
@@ -233,8 +235,8 @@ def _run_head_back(x, logs, g, g_x, g_logs, step, h, E, count, rows, z, w, m, d,
 
 @compiled
 def _backward(index, args, real):  # type: ignore[no-untyped-def]
-    z = _sizes(args)
-    p, m, d, tokens, state = _place(index, z), forward_room(z), backward_room(z), z.batch * z.L, z.N * z.P
+    z = sizes_from(args)
+    p, m, d, tokens, state = place_of(index, z), forward_room(z), backward_room(z), z.batch * z.L, z.N * z.P
     tasks, values, keys = z.batch * z.groups * z.parts, tokens * z.heads * z.P, tokens * z.groups * z.N
     x, g, g_x = array(args[13], values, real), array(args[14], values, real), array(args[15], values, real)
     logs, g_logs = array(args[16], tokens * z.heads, real), array(args[17], tokens * z.heads, real)
