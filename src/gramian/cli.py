@@ -29,7 +29,20 @@ data_app = typer.Typer(help="Data sets that need no network.", no_args_is_help=T
 app.add_typer(data_app, name="data")
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, for instance train.steps=1000.")]
-ModelPath = Annotated[Path, typer.Argument(help="A saved model or a run folder.")]
+ModelPath = Annotated[Path, typer.Argument(help="A saved model, ours or of transformers, or a run folder.")]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        help="Data for a model of transformers: token ids or text (.npy, .safetensors, .jsonl, .txt), demo (Python's "
+        "documentation, needs a tokenizer), or random (random tokens: sizes come out right, choices mean little).",
+    ),
+]
+MeasureName = Annotated[
+    str | None, typer.Option("--measure", help="How states are ranked: regression, energy, taylor, fisher, ...")
+]
+Tokens = Annotated[int, typer.Option(help="Steps of every layer to compute from.")]
+Length = Annotated[int, typer.Option(help="Steps of a calibration sequence.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -66,12 +79,18 @@ def analyze(
     model: ModelPath,
     tau: Annotated[list[float] | None, typer.Option(help="Tolerance; can be repeated.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a figure of the spectra here (.svg, .png, .pdf).")] = None,
+    calibration: Calibrate = None,
+    measure: MeasureName = None,
+    tokens: Tokens = 4096,
+    length: Length = 256,
     as_json: AsJson = False,
 ) -> None:
     """Spectrum, states kept and error bound of every layer, by tolerance."""
     from gramian.lab.commands import analyze_in_terminal
+    from gramian.lab.opened import CalibrationRequest
 
-    analyze_in_terminal(model, tau or [0.01, 0.02, 0.05, 0.1, 0.2], plot, as_json)
+    data = CalibrationRequest(calibration, measure, tokens, length)
+    analyze_in_terminal(model, tau or [0.01, 0.02, 0.05, 0.1, 0.2], plot, as_json, data)
 
 
 @app.command()
@@ -82,12 +101,23 @@ def compress(
     rank: Annotated[int | None, typer.Option(help="Keep this many states in every layer.")] = None,
     fraction: Annotated[float | None, typer.Option(help="Keep this fraction of every layer's states.")] = None,
     eps: Annotated[float | None, typer.Option(help="Keep the error bound below eps times the layer's norm.")] = None,
+    calibration: Calibrate = None,
+    measure: MeasureName = None,
+    tokens: Tokens = 4096,
+    length: Length = 256,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Of a model of transformers: per_layer sizes, or uniform (filled up; any program reads it)."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")] = False,
 ) -> None:
     """Cut a trained model once, without training it further."""
     from gramian.lab.commands import compress_in_terminal
+    from gramian.lab.opened import CalibrationRequest
 
-    compress_in_terminal(model, out, {"tau": tau, "rank": rank, "fraction": fraction, "eps": eps}, dry_run)
+    choices = {"tau": tau, "rank": rank, "fraction": fraction, "eps": eps}
+    data = CalibrationRequest(calibration, measure, tokens, length)
+    compress_in_terminal(model, out, choices, dry_run, data, layout)
 
 
 @app.command(name="eval")

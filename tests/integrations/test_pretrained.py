@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from mixer_models import CONFIGS, batches, logits, tiny_model, tokens, transformers
 from safetensors.torch import load_file, save_file
 
 from gramian import LRU, Rank, compress_
@@ -17,6 +16,7 @@ from gramian.integrations.pretrained import from_pretrained, record_sizes_, save
 from gramian.layers.calibration import Calibration
 from gramian.layers.reducible import reducible_layers
 from gramian.layers.spectra import spectra_of
+from mixer_models import CONFIGS, batches, logits, tiny_model, tokens, transformers
 
 ALL = pytest.mark.parametrize("name", CONFIGS)
 

@@ -78,7 +78,12 @@ def from_pretrained(folder: str | Path, model_class: Any = None, **options: Any)
             f"'{folder}' holds no model of transformers: there is no config.json in it.",
             cure="Give a folder that save_pretrained wrote.",
         )
-    config = transformers.AutoConfig.from_pretrained(folder)
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=options.get("trust_remote_code", False)
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"the configuration in '{folder}' cannot be read: {error}") from error
     kind = _class_for(config, model_class, str(folder))
     sizes = _declared(_text_config(config), str(folder))
     plain = copy.deepcopy(config)

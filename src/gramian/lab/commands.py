@@ -25,9 +25,11 @@ from gramian.lab.console import LiveBar, analysis_table, cut_table, dry_run_line
 from gramian.lab.data import DATASETS
 from gramian.lab.environment import environment
 from gramian.lab.evaluate import evaluate
-from gramian.lab.saved_model import load_model, save_model
+from gramian.lab.opened import CalibrationRequest, open_model
+from gramian.lab.saved_model import load_model
 from gramian.lab.summary import training_step
 from gramian.lab.timing import interleaved
+from gramian.lab.token_files import RANDOM_MEANS
 from gramian.lab.train import Interrupted, train
 
 __all__ = [
@@ -102,9 +104,12 @@ def dry_run_report(config: Config, folder: Path) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def analyze_in_terminal(path: Path, taus: list[float], plot: Path | None, as_json: bool) -> None:
+def analyze_in_terminal(
+    path: Path, taus: list[float], plot: Path | None, as_json: bool, data: CalibrationRequest
+) -> None:
     """Print what the spectra of a saved model say; with `plot`, draw them."""
-    rows = analyze(load_model(path).model, taus)
+    opened = open_model(path)
+    rows = analyze(opened.model, taus, opened.calibration(data))
     if plot is not None:
         from gramian.lab.plots import draw_spectra
 
@@ -113,6 +118,9 @@ def analyze_in_terminal(path: Path, taus: list[float], plot: Path | None, as_jso
         print_json(rows)
     else:
         Console().print(analysis_table(rows, taus))
+        Console().print("\n".join(sorted({f"spectrum: {row['measure']}" for row in rows})), highlight=False)
+    if data.source == "random":
+        Console(stderr=True).print(RANDOM_MEANS, soft_wrap=True, highlight=False)
 
 
 def print_json(content: Any) -> None:
@@ -120,19 +128,26 @@ def print_json(content: Any) -> None:
     Console(soft_wrap=True, highlight=False, markup=False).print(json.dumps(content, indent=2))
 
 
-def compress_in_terminal(path: Path, out: Path, choices: dict[str, Any], dry_run: bool) -> None:
+def compress_in_terminal(
+    path: Path, out: Path, choices: dict[str, Any], dry_run: bool, data: CalibrationRequest, layout: str | None
+) -> None:
     """Cut a saved model once and write the smaller one to `out`, which must not exist."""
     policy = _policy(choices)
+    if layout not in (None, "per_layer", "uniform"):
+        hint = did_you_mean(str(layout), ("per_layer", "uniform"))
+        raise ConfigError(f"--layout '{layout}' was given; needed: per_layer or uniform.{hint}")
     if out.exists() and not dry_run:
         raise CheckpointError(f"'{out}' exists already.", "A model is never overwritten.", "Choose another --out.")
-    saved = load_model(path)
-    event = compress_(saved.model, policy, dry_run=dry_run)
+    opened = open_model(path)
+    event = compress_(opened.model, policy, opened.calibration(data), dry_run)
     console = Console()
     console.print(plan_table(event))
     if event.reason:
         console.print(event.reason)
+    if data.source == "random":
+        Console(stderr=True).print(RANDOM_MEANS, soft_wrap=True, highlight=False)
     if not dry_run:
-        save_model(out, saved.model, saved.config)
+        opened.save(out, layout)
         console.print(f"model: {out}", soft_wrap=True)
 
 

@@ -81,16 +81,18 @@ def _table(title: str) -> Table:
 
 def cut_table(events: list[dict[str, Any]]) -> Table:
     """One row for each layer of each event."""
-    table = _table("Cuts (bound and measured error over the layer's norm; no bound on the loss)")
+    table = _table("Cuts (bound and measured error over the layer's norm, or its output's; no bound on the loss)")
     for column in ("step", "layer", "states", "tau", "tau total", "bound", "measured", "s", ""):
         table.add_column(column, justify="left" if column in ("layer", "") else "right", no_wrap=column != "")
     for event in events:
         if event["kind"] == "noted":  # was printed when it happened
             continue
         for c in event["layers"]:
-            numbers = (
-                f"{c[key]:.3g}" if c[key] is not None else "-" for key in ("tau", "tau_total", "bound", "measured")
+            measured = next(
+                (c[key] for key in ("measured", "held_out_error", "output_error") if c.get(key) is not None), None
             )
+            found = (c["tau"], c["tau_total"], c["bound"], measured)
+            numbers = ("-" if number is None else f"{number:.3g}" for number in found)
             states = f"{c['before']} -> {c['after']}"
             table.add_row(str(event["step"]), c["layer"], states, *numbers, f"{c['seconds']:.2f}", c["reason"])
         if not event["layers"]:
@@ -123,14 +125,18 @@ def plan_table(event: Event) -> Table:
 
 
 def analysis_table(rows: list[dict[str, Any]], taus: list[float]) -> Table:
-    """States that each tolerance would keep, for every layer, with the error bound relative to the layer's norm."""
+    """States that each tolerance would keep, for every layer, with the error bound over its norm if it has one."""
     table = _table("States kept (error bound / norm), by tau")
     for column in ("layer", "d_state", "norm", *(f"{tau:g}" for tau in taus)):
         table.add_column(column, justify="left" if column == "layer" else "right", no_wrap=True)
     for row in rows:
-        kept = (f"{row['kept'][str(tau)]['d_state']} ({row['kept'][str(tau)]['bound']:.2g})" for tau in taus)
-        table.add_row(row["layer"], str(row["d_state"]), f"{row['norm']:.3g}", *kept)
+        norm = "-" if row["norm"] is None else f"{row['norm']:.3g}"
+        table.add_row(row["layer"], str(row["d_state"]), norm, *(_kept(row["kept"][str(tau)]) for tau in taus))
     return table
+
+
+def _kept(kept: dict[str, Any]) -> str:
+    return str(kept["d_state"]) if kept["bound"] is None else f"{kept['d_state']} ({kept['bound']:.2g})"
 
 
 def dry_run_lines(config: Config, steps: list[int], estimate: dict[str, float], folder: Path) -> list[str]:

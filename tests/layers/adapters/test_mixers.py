@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from mixer_models import CONFIGS, batches, drop_states_, logits, mixers, tiny_model, tokens
 from torch import Tensor, nn
 
 from gramian import Rank, compress_
@@ -17,6 +16,7 @@ from gramian.layers.reduction import Reduction
 from gramian.layers.selective.measures import ContributionEnergy
 from gramian.layers.selective.signals import contributions
 from gramian.layers.spectra import spectra_of
+from mixer_models import CONFIGS, batches, drop_states_, logits, mixers, tiny_model, tokens
 
 ALL = pytest.mark.parametrize("name", CONFIGS)
 RANK = 3
