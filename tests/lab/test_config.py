@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import yaml
 from pydantic import ValidationError
+from random_genomes import write_genome
 from small_runs import small_content, written_config
 
 from gramian.errors import ConfigError
+from gramian.lab.build import build_schedule
 from gramian.lab.config import SHIPPED, Config, load_config, validated
 from gramian.lab.experiments.reproduce import EXPERIMENTS
 from gramian.lab.run import Run
@@ -244,9 +246,8 @@ def test_shipped_configuration_is_its_own_resolved_form(name: str, tmp_path: Pat
 def test_shipped_configuration_cuts_only_in_the_first_tenth_or_in_a_tiny_run(name: str) -> None:
     config = shipped(name)
     assert config.compress is not None
-    until = config.compress.schedule.until
-    assert until is not None
-    assert until <= config.train.steps * (1 / 3 if name.endswith("tiny") else 0.1)
+    last = build_schedule(config.compress.schedule).steps[-1]
+    assert last <= config.train.steps * (1 / 3 if name.endswith("tiny") else 0.1)
 
 
 def test_demo_and_the_scales_of_every_experiment_are_shipped() -> None:
@@ -266,10 +267,21 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def genomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two random chromosomes."""
+    root = tmp_path_factory.mktemp("genomes")
+    for seed, species in enumerate(("minor", "maior")):
+        write_genome(root / f"{species}.fna.gz", f"Musca {species}", 45_000, seed)
+    return root
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped_configuration_builds_and_trains_two_steps(name: str, tmp_path: Path, cifar: Path) -> None:
-    overrides = ["train.batch_size=2", f"data.root={cifar if 'cifar' in name else tmp_path}"]
-    run = Run(load_config(name, overrides), tmp_path / "run")
+def test_shipped_configuration_builds_and_trains_two_steps(
+    name: str, tmp_path: Path, cifar: Path, genomes: Path
+) -> None:
+    files = {"scifar": cifar, "dna": genomes}.get(name.rpartition("-")[0], tmp_path)
+    run = Run(load_config(name, ["train.batch_size=2", f"data.root={files}"]), tmp_path / "run")
     for _ in range(2):
         _one_step(run, Watcher())
     assert run.step == 2

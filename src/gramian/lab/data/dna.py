@@ -36,7 +36,7 @@ class Dna(Windowed):
     SCALES: ClassVar = {
         "tiny": {"length": 128, "n_train": 2_000, "n_valid": 60, "n_test": 120, "fresh": False},
         "small": {"length": 1_024, "n_train": None, "n_valid": 60, "n_test": None, "fresh": True},
-        "paper": {"length": 8_192, "n_train": None, "n_valid": None, "n_test": None, "fresh": True},
+        "paper": {"length": 4_096, "n_train": None, "n_valid": None, "n_test": None, "fresh": True},
     }
 
     task: Literal["next", "species"] = "next"
