@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from gramian.errors import GramianError
 from gramian.layers.calibration import Calibration, Evidence, TimeVarying, calibrate
 from gramian.layers.reducible import reducible_layers
 from gramian.layers.selective.adapter import SelectiveAdapter
@@ -113,6 +115,44 @@ def test_a_shared_layer_is_seen_at_every_call_with_the_gradient_of_each() -> Non
         (i,) = [i for i, row in enumerate(x) if torch.allclose(row, given)]
         torch.testing.assert_close(gradient, rows(*gradients)[i])
     assert len(evidence.inputs) + len(evidence.held_out) == 8
+
+
+def test_activation_checkpointing_shows_every_sequence_once() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = make_mamba()
+
+        def forward(self, u: Tensor) -> Tensor:
+            return checkpoint(self.layer, u, use_reentrant=False).square().sum()
+
+    model, u = Checkpointed(), torch.randn(5, 7, 4, dtype=torch.float64)
+    evidence = seen(model, [u], measure=LOUD, loss=lambda m, b: m(b))["layer"]
+    assert same([*evidence.inputs, *evidence.held_out], rows(u))
+    for x, gradient in zip(evidence.inputs, evidence.gradients, strict=True):
+        torch.testing.assert_close(gradient, 2 * model.layer(x[None])[0].detach())
+
+
+def test_a_layer_may_be_called_with_a_keyword() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = make_mamba()
+
+        def forward(self, u: Tensor) -> Tensor:
+            return self.layer(x=u)
+
+    u = torch.randn(4, 7, 4, dtype=torch.float64)
+    assert same(seen(Named(), [u])["layer"].held_out, rows(u)[3:])
+
+
+@pytest.mark.parametrize("measure", [None, LOUD])
+def test_a_model_that_calls_no_layer_is_told_so(measure: Taylor | None) -> None:
+    model = nn.ModuleDict({"layer": make_mamba(), "used": nn.Linear(4, 1).double()})
+    model.forward = model["used"].forward
+    u = torch.randn(4, 7, 4, dtype=torch.float64)
+    with pytest.raises(GramianError, match="no calibration sequence reached 'layer'"):
+        seen(model, [u], measure=measure, loss=lambda m, b: m(b).sum())
 
 
 @pytest.mark.parametrize("measure", [None, LOUD])

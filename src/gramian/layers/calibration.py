@@ -21,7 +21,7 @@ from gramian.layers.reducible import Spectrum
 from gramian.layers.reservoir import Reservoir
 from gramian.layers.selective.measures import Measure, Ranking
 
-__all__ = ["Calibrated", "Calibration", "Evidence", "TimeVarying", "calibrate"]
+__all__ = ["Calibrated", "Calibration", "Evidence", "TimeVarying", "calibrate", "evaluating"]
 
 _HELD_OUT = 4  # every fourth sequence
 
@@ -126,7 +126,7 @@ def calibrate(model: nn.Module, layers: Mapping[str, TimeVarying], calibration: 
     """
     watches = {name: _Watch(calibration) for name in layers}
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         stack.enter_context(torch.random.fork_rng(devices=[]))  # a DataLoader draws from it, whenever it starts
         for name, layer in layers.items():
             stack.enter_context(watches[name].on(layer))
@@ -136,7 +136,8 @@ def calibrate(model: nn.Module, layers: Mapping[str, TimeVarying], calibration: 
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every module gets its own mode back."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -156,7 +157,9 @@ def _run(model: nn.Module, batch: Any, calibration: Calibration, watches: list[_
     with torch.enable_grad():
         loss = calibration.loss(model, batch) if calibration.loss is not None else _own_loss(model, batch, calibration)
     outputs = [output for watch in watches for output in watch.outputs]
-    gradients = iter(torch.autograd.grad(loss, outputs, allow_unused=True))
+    for watch in watches:
+        watch.listening = False  # activation checkpointing calls layers again while gradients are computed
+    gradients = iter(torch.autograd.grad(loss, outputs, allow_unused=True) if outputs else ())
     for watch in watches:
         watch.close_batch([next(gradients) for _ in watch.outputs])
 
@@ -194,15 +197,20 @@ class _Watch:
         self._calls: list[tuple[Tensor, Tensor | None]] = []  # in this batch: of a shared layer more than one
         self._count = 0
         self.outputs: list[Tensor] = []
+        self.listening = True
 
     @contextmanager
     def on(self, layer: TimeVarying) -> Iterator[None]:
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self.listening:
+                return
             x, mask = layer.hidden(args, kwargs)
             x = x.detach().to(_input_dtype(layer.module, x.dtype))
             self._calls.append((x, None if mask is None else mask.bool()))
 
         def after(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+            if not self.listening:
+                return
             first = output[0] if isinstance(output, tuple) else output
             if not first.requires_grad:
                 first.requires_grad_()
@@ -223,7 +231,7 @@ class _Watch:
             for i, row in enumerate(x):
                 real = slice(None) if mask is None else mask[i]
                 self._offer(row[real], None if gradient is None else gradient[i].detach()[real])
-        self._calls, self.outputs = [], []
+        self._calls, self.outputs, self.listening = [], [], True
 
     def _offer(self, x: Tensor, gradient: Tensor | None) -> None:
         if not len(x):

@@ -35,7 +35,7 @@ class Reservoir:
         self._end = 1.0  # places from here on have no room
 
     def offer(self, x: Tensor, gradient: Tensor | None = None) -> None:
-        """Draw a place for the sequence `x`, ``(L, ...)``, and keep a copy, with what belongs to its steps, if it fits."""
+        """Draw a place for the sequence `x`, ``(L, ...)``; keep a copy, with what belongs to its steps, if it fits."""
         place = float(torch.rand((), generator=self.generator, dtype=torch.float64))
         if place >= self._end or not len(x):
             return

@@ -71,3 +71,19 @@ def test_relative_errors_are_over_all_sequences_together(kind: str) -> None:
     assert relative_output_error(one, two, given) == pytest.approx(expected, rel=1e-10)
     assert relative_output_error(one, one, given) == 0.0
     assert relative_output_error(one, two, []) is None
+
+
+class Dropping(Mamba):
+    """A mixer that drops some of its outputs while it trains."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(super().forward(x), 0.5, self.training)
+
+
+def test_errors_are_those_of_evaluation_whatever_the_layer_does_in_training() -> None:
+    layer = Dropping(4, 6).double().train()
+    before = torch.get_rng_state()
+    reduction = layer.propose(6, spectrum=spectrum_of(layer, X))
+    assert (measured(reduction).calibration, measured(reduction).held_out) == (0.0, 0.0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert layer.training

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.errors import GramianError, ShapeError
-from gramian.layers.calibration import Calibrated, Calibration, Evidence
+from gramian.layers.calibration import Calibrated, Calibration, Evidence, evaluating
 from gramian.layers.reducible import Spectrum, assign_
 from gramian.layers.reduction import OutputError, Reduction
 from gramian.layers.selective.compensation import compensated
@@ -56,7 +56,7 @@ class Selective:
 
     def hidden(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The input of a call of the module, and its mask."""
-        return args[0], None
+        return args[0] if args else next(iter(kwargs.values())), None
 
     def output(self, x: Tensor) -> Tensor:
         """The module's output for inputs ``(batch, L, d_model)``."""
@@ -116,14 +116,15 @@ class Selective:
             change = compensated(change, self._seen(known, "inputs"), self._seen(known, "held_out"))
         tensors, moments = layout.changed(dict(self.module.named_parameters()), change)
         reduction = Reduction(self.d_state, rank, rank, tensors, moments)
-        smaller = self.of(copy.deepcopy(self.module))
-        smaller.apply_(reduction)
-        errors = OutputError(
-            relative_output_error(self, smaller, known.evidence.inputs) or 0.0,
-            relative_output_error(self, smaller, known.evidence.held_out),
-            spectrum.discarded(rank),
-            known.evidence.tokens,
-        )
+        with evaluating(self.module):
+            smaller = self.of(copy.deepcopy(self.module))
+            smaller.apply_(reduction)
+            errors = OutputError(
+                relative_output_error(self, smaller, known.evidence.inputs) or 0.0,
+                relative_output_error(self, smaller, known.evidence.held_out),
+                spectrum.discarded(rank),
+                known.evidence.tokens,
+            )
         return Reduction(self.d_state, rank, rank, tensors, moments, errors, "", time.perf_counter() - start)
 
     def _default_measure(self, mix: bool) -> Measure:
