@@ -42,7 +42,7 @@ SEEN = X[:6]  # what `evidence_of` computes from
 
 
 def scores_of(measure: Measure, layer: SelectiveLayer, gradients: Tensor | None = None) -> Tensor:
-    """The amplitude of every state, ``(groups, N)``, read off the ranking; all groups must have the same values."""
+    """The amplitude of every state of a layer with one group, ``(1, N)``, read off the ranking."""
     ranking = measure.ranking(layer, evidence_of(X, gradients), 0)
     assert ranking.order is not None
     assert ranking.order.shape == (layer.signals(X).groups, layer.d_state)
@@ -53,7 +53,7 @@ def scores_of(measure: Measure, layer: SelectiveLayer, gradients: Tensor | None 
 def ranked(scores: Tensor) -> Ranking:
     """What the ranking of amplitudes must be."""
     values, order = scores.sort(descending=True)
-    return Ranking(values.mean(0), order)
+    return Ranking(values.sum(0), order)
 
 
 def assert_ranks(measure: Measure, layer: SelectiveLayer, scores: Tensor, gradients: Tensor | None = None) -> None:
@@ -165,6 +165,25 @@ def test_mean_dynamics_average_over_all_steps_alike() -> None:
     read = s.C.mean((0, 1))[:, None]
     hsv = (driven * read).abs() / (1 - decay.square())  # of one state
     assert_ranks(MeanDynamics(), layer, hsv.mean(1))
+
+
+def test_a_layer_needs_the_same_when_it_is_seen_as_two_groups_of_twins() -> None:
+    """Comparable scores say what a cut costs the loss: of two groups, twice what it costs in one."""
+    one, x = make_grouped(groups=1, channels=3), X
+    s = one.signals(x)
+    twice = {k: torch.cat([getattr(s, k)] * 2, 2) for k in ("u", "dt", "B", "C", "gate")}
+    both = replace(s, **twice, A=torch.cat([s.A] * 2), readout=torch.cat([s.readout] * 2, 1))
+
+    class Twins:
+        projection_norms = one.projection_norms
+
+        def signals(self, given: Tensor) -> Signals:
+            return replace(both, **{k: v[: len(given)] for k, v in twice.items()})
+
+    gradients = sequences(8, 20, seed=1)
+    single, double = (Taylor().ranking(m, evidence_of(X, gradients), 0) for m in (one, Twins()))
+    torch.testing.assert_close(double.values, 2 * single.values)
+    assert double.order.tolist() == single.order.tolist() * 2
 
 
 @BOTH

@@ -35,7 +35,7 @@ class Ranking:
     Parameters
     ----------
     values
-        ``(N,)``, descending, the mean over groups.
+        ``(N,)``, descending: of what is kept of all groups together.
     order
         The states they belong to, int64 ``(groups, N)``; None for directions that are no single states.
     to_B, to_C
@@ -50,9 +50,12 @@ class Ranking:
 
     @classmethod
     def of_scores(cls, scores: Tensor) -> Ranking:
-        """The ranking of amplitudes ``(groups, N)``."""
+        """The ranking of amplitudes ``(groups, N)``.
+
+        They add up over groups, each of which keeps as many: or layers with many groups would seem to need little.
+        """
         values, order = scores.double().cpu().sort(dim=-1, descending=True, stable=True)
-        return cls(values.mean(0), order)
+        return cls(values.sum(0), order)
 
 
 @dataclass(frozen=True)
