@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gramian.errors import ConfigError, ShapeError, did_you_mean
+from gramian.kernels.causal_conv_compiled import causal_conv1d_compiled
 
 __all__ = ["CONV_BACKENDS", "causal_conv1d"]
 
-CONV_BACKENDS = ("torch", "reference")
+CONV_BACKENDS = ("numba", "torch", "reference")
 
 
 def causal_conv1d(
@@ -42,8 +43,8 @@ def causal_conv1d(
     final_state
         Whether the last ``width - 1`` inputs are wanted.
     backend
-        ``"torch"`` (plain torch: any device, `torch.func`), ``"reference"`` (the loop that specifies it), or
-        ``"auto"``.
+        ``"numba"`` (one compiled pass, CPU), ``"torch"`` (plain torch: any device, `torch.func`), ``"reference"``
+        (the loop that specifies it), or ``"auto"``.
 
     Returns
     -------
@@ -60,43 +61,55 @@ def causal_conv1d(
     name = conv_backend(backend, x.device)
     given = [t for t in (x, weight, bias, state) if t is not None]
     wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
-    state = x.new_zeros(x.shape[0], weight.shape[1] - 1, x.shape[2], dtype=wide) if state is None else state
-    x_wide, weight, state = x.to(wide), weight.to(wide), state.to(wide)
-    bias = None if bias is None else bias.to(wide)
-    run = _by_steps if name == "reference" else _by_shifts
-    y = run(x_wide, weight, bias, state)
-    y = F.silu(y) if activation == "silu" else y
-    return y.to(x.dtype), torch.cat([state, x_wide], 1)[:, x.shape[1] :] if final_state else None
+    x_wide, weight = x.to(wide), weight.to(wide)
+    bias, state = (None if t is None else t.to(wide) for t in (bias, state))
+    if name == "numba" and x.numel() > 0:
+        y = causal_conv1d_compiled(x_wide, weight, bias, state, activation == "silu")
+    else:
+        run = _by_steps if name == "reference" else _by_shifts
+        y = run(x_wide, weight, bias, _inputs(x_wide, state, weight.shape[1] - 1))
+        y = F.silu(y) if activation == "silu" else y
+    return y.to(x.dtype), _last_inputs(x_wide, state, weight.shape[1] - 1) if final_state else None
+
+
+def _inputs(x: Tensor, state: Tensor | None, before: int) -> Tensor:
+    """x, with the inputs before it in front."""
+    return F.pad(x, (0, 0, before, 0)) if state is None else torch.cat([state, x], 1)
+
+
+def _last_inputs(x: Tensor, state: Tensor | None, before: int) -> Tensor:
+    recent = _inputs(x[:, max(0, x.shape[1] - before) :], state, before)
+    return recent[:, recent.shape[1] - before :]
 
 
 def conv_backend(name: str, device: torch.device) -> str:
     """The backend that `name` means on `device`."""
     if name == "auto":
-        return "torch"
+        return "numba" if device.type == "cpu" else "torch"
     if name not in CONV_BACKENDS:
         raise ConfigError(
             f"backend '{name}' was asked for; needed: auto, {', '.join(CONV_BACKENDS)}."
             f"{did_you_mean(name, CONV_BACKENDS)}"
         )
+    if name == "numba" and device.type != "cpu":
+        raise ConfigError(f"backend 'numba' computes on the CPU; the tensors are on '{device}'.", cure="backend='auto'")
     return name
 
 
-def _by_steps(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor) -> Tensor:
+def _by_steps(x: Tensor, weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
     """The specification: one step after the other."""
     outputs, width = [], weight.shape[1]
-    known = torch.cat([state, x], 1)
     for t in range(x.shape[1]):
-        y = (weight.mT * known[:, t : t + width]).sum(1)
+        y = (weight.mT * inputs[:, t : t + width]).sum(1)
         outputs.append(y if bias is None else y + bias)
     return torch.stack(outputs, 1) if outputs else x * weight[:, -1]
 
 
-def _by_shifts(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor) -> Tensor:
+def _by_shifts(x: Tensor, weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
     """One pass over the sequence for every tap of the filter."""
-    known = torch.cat([state, x], 1)
     y = x * weight[:, -1]
     for k in range(weight.shape[1] - 1):
-        y = torch.addcmul(y, weight[:, k], known[:, k : k + x.shape[1]])
+        y = torch.addcmul(y, weight[:, k], inputs[:, k : k + x.shape[1]])
     return y if bias is None else y + bias
 
 

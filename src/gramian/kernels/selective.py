@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import reduce
 
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor
 
 from gramian.errors import ConfigError, ShapeError, did_you_mean
 from gramian.kernels.selective_chunked import selective_scan_by_chunks
+from gramian.kernels.selective_compiled import selective_scan_compiled
 from gramian.kernels.selective_reference import selective_scan_by_steps
 
 __all__ = ["SELECTIVE_BACKENDS", "selective_scan"]
 
-SELECTIVE_BACKENDS = ("torch", "reference")
+SELECTIVE_BACKENDS = ("numba", "torch", "reference")
 
 
 def selective_scan(
@@ -61,8 +63,8 @@ def selective_scan(
     final_state
         Whether the final state is wanted.
     backend
-        ``"torch"`` (chunks in plain torch: any device, `torch.func`), ``"reference"`` (the loop that specifies it),
-        or ``"auto"``.
+        ``"numba"`` (compiled loops with the states in registers, CPU), ``"torch"`` (chunks in plain torch: any
+        device, `torch.func`), ``"reference"`` (the loop that specifies it), or ``"auto"``.
 
     Returns
     -------
@@ -84,22 +86,34 @@ def selective_scan(
     given = [t for t in (u, dt, A, B, C, D, z, dt_bias, state) if t is not None]
     wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
     B, C = (m if m.ndim == 4 else m[:, :, None] for m in (B, C))
-    state = u.new_zeros(u.shape[0], *A.shape, dtype=wide) if state is None else state
+    if u.numel() == 0 or A.shape[1] == 0:
+        name = "reference"
+    if state is None and name != "numba":
+        state = u.new_zeros(u.shape[0], *A.shape, dtype=wide)
     tensors = [None if t is None else t.to(wide) for t in (u, dt, A, B, C, D, z, dt_bias, state)]
-    run = selective_scan_by_steps if name == "reference" or u.shape[1] == 0 else selective_scan_by_chunks
-    y, final = run(*tensors, softplus)  # type: ignore[arg-type]
+    wanted = (softplus, final_state) if name == "numba" else (softplus,)
+    y, final = _RUN[name](*tensors, *wanted)
     return y.to(u.dtype), final if final_state else None
+
+
+_RUN: Mapping[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "numba": selective_scan_compiled,
+    "torch": selective_scan_by_chunks,
+    "reference": selective_scan_by_steps,
+}
 
 
 def selective_backend(name: str, device: torch.device) -> str:
     """The backend that `name` means on `device`."""
     if name == "auto":
-        return "torch"
+        return "numba" if device.type == "cpu" else "torch"
     if name not in SELECTIVE_BACKENDS:
         raise ConfigError(
             f"backend '{name}' was asked for; needed: auto, {', '.join(SELECTIVE_BACKENDS)}."
             f"{did_you_mean(name, SELECTIVE_BACKENDS)}"
         )
+    if name == "numba" and device.type != "cpu":
+        raise ConfigError(f"backend 'numba' computes on the CPU; the tensors are on '{device}'.", cure="backend='auto'")
     return name
 
 

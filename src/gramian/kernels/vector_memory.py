@@ -2,7 +2,8 @@
 
 Inside a `compiled` function: ``load(a, i, n)`` reads lanes ``i ... i + 15`` of a flat array, zero from n on, and
 ``store(a, i, n, v)`` writes those below n, so a loop ``for i in range(0, n, lanes(real))`` has no remainder.
-`load_whole` and `store_whole` do without the end where there is room for all lanes. Flat arrays with offsets are much
+`load_whole` and `store_whole` do without the end where there is room for all lanes; `broadcast` fills all of them with
+one number, without asking whether its index counts from the end of the array. Flat arrays with offsets are much
 faster than slices, which numba builds anew each time.
 """
 
@@ -16,7 +17,7 @@ from numba.extending import intrinsic
 
 from gramian.kernels.vectors import constant, declared, of, splatted, suffix
 
-__all__ = ["call_masked", "lanes_below", "load", "load_whole", "pointer_to", "store", "store_whole"]
+__all__ = ["broadcast", "call_masked", "lanes_below", "load", "load_whole", "pointer_to", "store", "store_whole"]
 
 
 def lanes_below(builder: Any, count: int, start: Any, end: Any) -> Any:
@@ -92,3 +93,16 @@ def store_whole(context: Any, array: Any, start: Any, vector: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.int64, vector), codegen
+
+
+@intrinsic
+def broadcast(context: Any, array: Any, index: Any) -> Any:
+    """``array[index]`` in every lane."""
+    result = of(array.dtype)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        number = builder.load(builder.gep(data, [args[1]]), align=array.dtype.bitwidth // 8)
+        return splatted(builder, context.get_value_type(result), number)
+
+    return result(array, types.int64), codegen

@@ -1,0 +1,112 @@
+"""The causal convolution and its activation in compiled loops: `gramian.kernels.causal_conv_native` as an operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from gramian.kernels.causal_conv_native import backward_entry, forward_entry
+from gramian.kernels.native import launch
+from gramian.kernels.operators import operator
+
+__all__ = ["causal_conv1d_compiled"]
+
+_BYTES = 64  # of a vector
+_TASKS = 16  # at least, where that leaves each of them as many tiles of channels as this:
+_TILES = 4
+
+
+def causal_conv1d_compiled(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
+    """The convolution, and SiLU if wanted, of CPU tensors of one type; none of them empty."""
+    y: Tensor = _conv(x, weight, bias, state, silu)
+    return y
+
+
+class _Sizes:
+    """Into how many tasks and tiles of channels a convolution is cut, by its shape alone."""
+
+    def __init__(self, x: Tensor, weight: Tensor) -> None:
+        self.batch, self.length, self.channels = x.shape
+        self.width, self.lanes = weight.shape[1], _BYTES // x.element_size()
+        self.tiles = -(-self.channels // self.lanes)
+        wanted = max(1, min(-(-_TASKS // self.batch), self.tiles // _TILES))
+        self.share = -(-self.tiles // wanted)
+        self.splits = -(-self.tiles // self.share)
+
+    @property
+    def head(self) -> tuple[int, ...]:
+        """The sizes that a task wants first."""
+        return self.batch, self.length, self.channels, self.width, self.splits, self.tiles, self.share
+
+    def to_lanes(self, m: Tensor) -> Tensor:
+        """``(..., channels)`` filled up to whole tiles."""
+        return pad(m, (0, self.tiles * self.lanes - self.channels)).contiguous()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """With its columns side by side, and without a copy where they are."""
+    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+
+
+def _state_or_zeros(x: Tensor, state: Tensor | None, width: int) -> Tensor:
+    return x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.contiguous()
+
+
+@operator("causal_conv1d", cpu_only=True)
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
+    sizes, x, y = _Sizes(x, weight), _rows(x), x.new_empty(x.shape)
+    state = _state_or_zeros(x, state, sizes.width)
+    bias = sizes.to_lanes(x.new_zeros(sizes.channels) if bias is None else bias)
+    strip = (x.data_ptr(), x.stride(0), x.stride(1))
+    tensors = (state, sizes.to_lanes(weight.mT), bias, y)
+    launch(forward_entry, sizes.batch * sizes.splits, x.dtype, *sizes.head, int(silu), *strip, *tensors)
+    return y
+
+
+@_conv.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@operator("causal_conv1d_backward", cpu_only=True)
+def _conv_backward(
+    g: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients for x, weight, bias and state."""
+    sizes, x, g = _Sizes(x, weight), _rows(x), _rows(g)
+    state = _state_or_zeros(x, state, sizes.width)
+    bias = sizes.to_lanes(x.new_zeros(sizes.channels) if bias is None else bias)
+    g_x, g_state = x.new_empty(x.shape), x.new_empty(state.shape)
+    lanes = sizes.tiles * sizes.lanes
+    sums, ring = x.new_zeros(sizes.batch, sizes.width + 1, lanes), x.new_zeros(sizes.batch, sizes.width, lanes)
+    strips = ((t.data_ptr(), t.stride(0), t.stride(1)) for t in (x, g))
+    x_strip, g_strip = strips
+    tensors = (state, sizes.to_lanes(weight.mT), bias)
+    results = (g_x, g_state, sums, ring)
+    tasks = sizes.batch * sizes.splits
+    launch(backward_entry, tasks, x.dtype, *sizes.head, int(silu), *x_strip, *tensors, *g_strip, *results)
+    total = sums.sum(0)[:, : sizes.channels]
+    return g_x, total[:-1].mT.contiguous(), total[-1].clone(), g_state
+
+
+@_conv_backward.register_fake
+def _(
+    g: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    before = x.new_empty(x.shape[0], weight.shape[1] - 1, x.shape[2])
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), x.new_empty(x.shape[2]), before
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.silu = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    found = _conv_backward(g, *ctx.saved_tensors, ctx.silu)
+    return *(t if given is not None else None for t, given in zip(found, ctx.saved_tensors, strict=True)), None
+
+
+_conv.register_autograd(_differentiate, setup_context=_save)

@@ -1,0 +1,93 @@
+"""What the selective scan computes with: powers of two, softplus, SiLU, and sums over lanes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gramian.kernels.native import array, compiled, entry, launch, run
+from gramian.kernels.selective_math import silu, silu_and_slope, softplus, softplus_and_slope
+from gramian.kernels.vector_memory import broadcast, load, store, store_whole
+from gramian.kernels.vector_power import power_of_two
+from gramian.kernels.vector_sums import totals
+from gramian.kernels.vectors import lanes
+
+EXACT = [(torch.float32, 1.2e-7), (torch.float64, 2.3e-16)]
+
+
+@compiled
+def _apply(index, args, real):
+    n = args[0]
+    x, out = array(args[1], n, real), array(args[2], 7 * n, real)
+    for i in range(0, n, lanes(real)):
+        v = load(x, i, n)
+        store(out, i, n, power_of_two(v))
+        store(out, n + i, 2 * n, softplus(v))
+        a, b = softplus_and_slope(v)
+        store(out, 2 * n + i, 3 * n, a)
+        store(out, 3 * n + i, 4 * n, b)
+        store(out, 4 * n + i, 5 * n, silu(v))
+        a, b = silu_and_slope(v)
+        store(out, 5 * n + i, 6 * n, a)
+        store(out, 6 * n + i, 7 * n, b)
+
+
+@entry
+def _apply_entry(data):
+    run(_apply, data)
+
+
+def applied(x: Tensor) -> Tensor:
+    out = torch.zeros(7, len(x), dtype=x.dtype)
+    launch(_apply_entry, 1, x.dtype, len(x), x, out)
+    return out
+
+
+@pytest.mark.parametrize(("dtype", "ulp"), EXACT)
+def test_functions_of_vectors_are_accurate(dtype: torch.dtype, ulp: float) -> None:
+    x = torch.cat([torch.linspace(-40, 40, 40011), torch.linspace(-1e-3, 1e-3, 101), torch.tensor([0.0])]).to(dtype)
+    exact, results = x.double(), applied(x).double()
+    gate, rest = torch.sigmoid(exact), torch.sigmoid(-exact)
+    assert ((results[0] / exact.exp2() - 1).abs() < 2 * ulp).all()
+    assert results[0][-1] == 1
+    for row, y in ((1, F.softplus(exact)), (2, F.softplus(exact)), (4, F.silu(exact)), (5, F.silu(exact))):
+        assert ((results[row] - y).abs() <= 4 * ulp * y.abs()).all()
+    slope = torch.where(exact > 20, 1.0, gate)
+    assert ((results[3] - slope).abs() <= 4 * ulp * slope).all()
+    slope = gate * (1 + exact * rest)
+    assert ((results[6] - slope).abs() <= 4 * ulp * slope.abs().clamp(min=0.5)).all()
+
+
+@pytest.mark.parametrize(("dtype", "lowest", "highest"), [(torch.float32, -125, 127), (torch.float64, -1021, 1023)])
+def test_powers_beyond_the_range_of_exponents_are_its_end(dtype: torch.dtype, lowest: int, highest: int) -> None:
+    powers = applied(torch.tensor([-1e30, -5e6, -2000, lowest, highest, 2000, 5e6, 1e30], dtype=dtype))[0].double()
+    assert (powers[:3] <= 2.0**lowest * (1 + 1e-6)).all()
+    assert powers[3] == 2.0**lowest
+    assert powers[4] == 2.0**highest
+    assert (powers[5:] >= 2.0**highest).all()
+    assert applied(torch.tensor([torch.nan], dtype=dtype))[0].isnan().all()
+
+
+@compiled
+def _sums(index, args, real):
+    W = lanes(real)
+    x, out = array(args[0], W * W, real), array(args[1], 2 * W, real)
+    store_whole(out, 0, totals(x, 0))
+    store_whole(out, W, broadcast(x, 3))
+
+
+@entry
+def _sums_entry(data):
+    run(_sums, data)
+
+
+@pytest.mark.parametrize(("dtype", "ulp"), EXACT)
+def test_vectors_are_summed_over_their_lanes(dtype: torch.dtype, ulp: float) -> None:
+    W = 64 // torch.empty(0, dtype=dtype).element_size()
+    x = torch.randn(W, W, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    out = torch.zeros(2, W, dtype=dtype)
+    launch(_sums_entry, 1, dtype, x, out)
+    torch.testing.assert_close(out[0], x.sum(1), rtol=0, atol=W * 4 * ulp)
+    assert (out[1] == x[0, 3]).all()
