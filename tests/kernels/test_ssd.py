@@ -49,6 +49,29 @@ def test_gradients_are_the_derivatives_of_the_values(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", SSD_BACKENDS)
+@pytest.mark.parametrize("given", ["dt", "D", "dt D"])
+def test_step_sizes_scale_values_and_D_feeds_them_through(given: str, backend: str) -> None:
+    tensors = random_matrix_recurrence((2, 33, 4, 17, 2, 5))
+    g = torch.Generator().manual_seed(1)
+    like = {"generator": g, "dtype": torch.float64}
+    extra = {"dt": torch.rand(2, 33, 4, **like), "D": torch.randn(4, **like)}
+    names = given.split()
+
+    def whole(t: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        y, final = ssd(*t[:5], **dict(zip(names, t[5:], strict=True)), chunk=16, final_state=True, backend=backend)
+        assert final is not None
+        return y, final
+
+    def by_hand(t: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x, more = t[0], dict(zip(names, t[5:], strict=True))
+        y, final = run((x * more["dt"][..., None] if "dt" in more else x, *t[1:5]), "reference")
+        return y + more["D"][:, None] * x if "D" in more else y, final
+
+    leaves = (*tensors, *(extra[name] for name in names))
+    assert_close_results(results_and_gradients(whole, leaves), results_and_gradients(by_hand, leaves), 1e-12)
+
+
+@pytest.mark.parametrize("backend", SSD_BACKENDS)
 def test_pieces_are_the_whole(backend: str) -> None:
     *whole, state = random_matrix_recurrence((2, 50, 4, 6, 2, 5))
     y, final = run((*whole, state), backend)
@@ -94,10 +117,11 @@ def test_no_state_is_a_zero_state_and_strides_do_not_matter(backend: str) -> Non
     expected = ssd(x, log_decay, B, C, torch.zeros_like(state), backend=backend)[0]
     both = torch.cat([B, C], -1)
     columns = both[..., :5], both[..., 5:]
-    strided = x.transpose(0, 3).contiguous().transpose(0, 3)
-    y, final = ssd(strided, log_decay.mT.contiguous().mT, *columns, backend=backend)
-    torch.testing.assert_close(y, expected)
-    assert final is None
+    rows = torch.cat([x.flatten(2), x.flatten(2)], -1)[..., :12].unflatten(-1, (4, 3))
+    for strided in (x.transpose(0, 3).contiguous().transpose(0, 3), rows):
+        y, final = ssd(strided, log_decay.mT.contiguous().mT, *columns, backend=backend)
+        torch.testing.assert_close(y, expected)
+        assert final is None
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -121,10 +145,11 @@ def test_half_precision_is_computed_in_float32() -> None:
     torch.testing.assert_close(y, wide.bfloat16())
 
 
-@pytest.mark.parametrize("backend", [b for b in FAST if b != "torch"])
-def test_the_operator_passes_the_checks_of_torch(backend: str) -> None:
+def test_the_operators_pass_the_checks_of_torch() -> None:
     tensors = tuple(t.requires_grad_() for t in random_matrix_recurrence((2, 5, 4, 3, 2, 4)))
-    torch.library.opcheck(torch.ops.gramian.ssd.default, (*tensors, 3, backend))
+    torch.library.opcheck(torch.ops.gramian.ssd_chunked.default, (*tensors, 3))
+    dt, D = torch.rand(2, 5, 4, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
+    torch.library.opcheck(torch.ops.gramian.ssd.default, (*tensors, dt.requires_grad_(), D.requires_grad_(), 3))
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -149,6 +174,10 @@ def test_what_does_not_fit_is_refused() -> None:
         ssd(x, log_decay, B[:, :, [0, 1, 1]], C[:, :, [0, 1, 1]])
     with pytest.raises(ShapeError, match=r"\(batch, heads, P, N\) = \(2, 4, 5, 6\)"):
         ssd(x, log_decay, B, C, state.mT)
+    with pytest.raises(ShapeError, match=r"dt \(2, 3, 1\) was given.*needed: \(2, 3, 4\)"):
+        ssd(x, log_decay, B, C, dt=log_decay[..., :1])
+    with pytest.raises(ShapeError, match=r"D \(3,\) was given.*needed: \(4,\)"):
+        ssd(x, log_decay, B, C, D=torch.ones(3))
     with pytest.raises(ConfigError, match="at least 1"):
         ssd(x, log_decay, B, C, chunk=0)
     with pytest.raises(ConfigError, match="computes on the CPU"):

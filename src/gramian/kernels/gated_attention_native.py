@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from gramian.kernels import ssd_blocks as blocks
 from gramian.kernels.native import array, compiled, entry, run
-from gramian.kernels.ssd_native import place_of, sizes_from
+from gramian.kernels.ssd_workspace import place_of, sizes_from
 from gramian.kernels.vector_math import exp
 from gramian.kernels.vector_memory import load_whole, store_whole
 from gramian.kernels.vectors import lanes, splat

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gramian.errors import ConfigError, ShapeError, did_you_mean
-from gramian.kernels.operators import operator
-from gramian.kernels.ssd_chunked import ssd_backward_by_chunks, ssd_by_chunks
-from gramian.kernels.ssd_compiled import ssd_backward_compiled, ssd_compiled
+from gramian.kernels.ssd_chunked import ssd_by_chunks
+from gramian.kernels.ssd_compiled import ssd_compiled
+from gramian.kernels.ssd_recomputed import ssd_recomputed
 from gramian.kernels.ssd_reference import ssd_by_steps
 
 __all__ = ["SSD_BACKENDS", "ssd"]
@@ -26,27 +25,33 @@ def ssd(
     C: Tensor,
     state: Tensor | None = None,
     *,
+    dt: Tensor | None = None,
+    D: Tensor | None = None,
     chunk: int | None = None,
     final_state: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor | None]:
     """A recurrence whose state is a matrix a head, with one decay for all of it::
 
-        S[t] = exp(log_decay[t]) S[t-1] + x[t] B[t]^T
-        y[t] = S[t] C[t]
+        S[t] = exp(log_decay[t]) S[t-1] + dt[t] x[t] B[t]^T
+        y[t] = S[t] C[t] + D x[t]
 
     Gradients are known for every tensor, and through the final state.
 
     Parameters
     ----------
     x
-        ``(batch, L, heads, P)``: values, in Mamba-2 times the step size. ``L`` may be 0.
+        Values, ``(batch, L, heads, P)``; ``L`` may be 0.
     log_decay
         At most zero, ``(batch, L, heads)``.
     B, C
         Keys and queries, ``(batch, L, groups, N)``: heads split evenly over groups, in order.
     state
         ``S[-1]``, ``(batch, heads, P, N)``; zero if not given.
+    dt
+        Step sizes, ``(batch, L, heads)``; one if not given. They have no part in the decay.
+    D
+        Feed-through, ``(heads,)``; none if not given.
     chunk
         Steps that are computed as one matrix; by the sizes if not given. It changes speed, and results by rounding.
     final_state
@@ -72,22 +77,33 @@ def ssd(
     Dao and Gu, Transformers are SSMs: generalized models and efficient algorithms through structured state space
     duality, arXiv 2405.21060, section 6.
     """
-    _check(x, log_decay, B, C, state, chunk)
-    name = ssd_backend(backend, x.device)
-    given = [t for t in (x, log_decay, B, C, state) if t is not None]
+    _check(x, log_decay, B, C, state, dt, D, chunk)
+    name, (batch, length, heads, P), dtype = ssd_backend(backend, x.device), x.shape, x.dtype
+    given = [t for t in (x, log_decay, B, C, state, dt, D) if t is not None]
     wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
     if state is None:
-        state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[3], dtype=wide)
-    dtype = x.dtype
+        state = x.new_zeros(batch, heads, P, B.shape[3], dtype=wide)
     x, log_decay, B, C, state = (t.to(wide) for t in (x, log_decay, B, C, state))
-    T = max(1, min(x.shape[1], chunk or _chunk_length(name, B.shape[3])))
-    if name == "reference" or x.numel() == 0 or B.numel() == 0:
-        y, final = ssd_by_steps(x, log_decay, B, C, state)
-    elif name == "torch":
-        y, final, _ = ssd_by_chunks(x, log_decay, B, C, state, T)
+    T = max(1, min(length, chunk or _chunk_length(name, B.shape[3])))
+    if name == "numba" and x.numel() and B.numel():
+        dt = x.new_ones(batch, length, heads) if dt is None else dt.to(wide)
+        D = x.new_zeros(heads) if D is None else D.to(wide)
+        y, final = ssd_compiled(x, log_decay, B, C, state, dt, D, T)
     else:
-        y, final, _ = _ssd(x, log_decay, B, C, state, T, name)
+        values = x if dt is None else x * dt.to(wide)[..., None]
+        y, final = _in_torch(name, values, log_decay, B, C, state, T)
+        y = y if D is None else torch.addcmul(y, D.to(wide)[:, None], x)
     return y.to(dtype), final if final_state else None
+
+
+def _in_torch(
+    backend: str, x: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, T: int
+) -> tuple[Tensor, Tensor]:
+    if backend == "reference" or x.numel() == 0 or B.numel() == 0:
+        return ssd_by_steps(x, log_decay, B, C, state)
+    if backend == "torch":
+        return ssd_by_chunks(x, log_decay, B, C, state, T)[:2]
+    return ssd_recomputed(x, log_decay, B, C, state, T)
 
 
 def ssd_backend(name: str, device: torch.device) -> str:
@@ -110,80 +126,27 @@ def _chunk_length(backend: str, order: int) -> int:
     return 32 if order <= (64 if backend == "numba" else 32) else 64
 
 
-@operator("ssd")
-def _ssd(
-    x: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, chunk: int, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    if backend == "numba":
-        return ssd_compiled(x, log_decay, B, C, state, chunk)
-    y, final, before = ssd_by_chunks(x, log_decay, B, C, state, chunk)
-    return y.contiguous(), final.contiguous(), before
-
-
-@_ssd.register_fake
-def _(
-    x: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, chunk: int, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    (batch, length, heads, P), (groups, N) = x.shape, B.shape[2:]
-    chunks = -(-length // chunk)
-    if backend == "numba":
-        before = x.new_empty(batch, heads, chunks + 1, N, P)
-    else:
-        before = x.new_empty(batch, chunks, groups, N, heads // groups, P)
-    return x.new_empty(x.shape), x.new_empty(state.shape), before
-
-
-@operator("ssd_backward")
-def _ssd_backward(
-    g_y: Tensor,
-    g_final: Tensor,
+def _check(
     x: Tensor,
     log_decay: Tensor,
     B: Tensor,
     C: Tensor,
-    before: Tensor,
-    chunk: int,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    run = ssd_backward_compiled if backend == "numba" else ssd_backward_by_chunks
-    return run(g_y, g_final, x, log_decay, B, C, before, chunk)
-
-
-@_ssd_backward.register_fake
-def _(
-    g_y: Tensor,
-    g_final: Tensor,
-    x: Tensor,
-    log_decay: Tensor,
-    B: Tensor,
-    C: Tensor,
-    before: Tensor,
-    chunk: int,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return tuple(t.new_empty(t.shape) for t in (x, log_decay, B, C, g_final))  # type: ignore[return-value]
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tensors, _, ctx.chunk, ctx.backend = inputs
-    ctx.mark_non_differentiable(output[2])
-    ctx.save_for_backward(*tensors, output[2])
-
-
-def _differentiate(ctx: Any, g_y: Tensor, g_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *_ssd_backward(g_y, g_final, *ctx.saved_tensors, ctx.chunk, ctx.backend), None, None
-
-
-_ssd.register_autograd(_differentiate, setup_context=_save)
-
-
-def _check(x: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor | None, chunk: int | None) -> None:
+    state: Tensor | None,
+    dt: Tensor | None,
+    D: Tensor | None,
+    chunk: int | None,
+) -> None:
     if x.ndim != 4 or log_decay.shape != x.shape[:3]:
         raise ShapeError(
             f"x {tuple(x.shape)} and log_decay {tuple(log_decay.shape)} were given.",
             "Needed: x (batch, L, heads, P), log_decay (batch, L, heads).",
         )
     check_keys(x, B, C, state)
+    for name, tensor, shape in (("dt", dt, x.shape[:3]), ("D", D, x.shape[2:3])):
+        if tensor is not None and tensor.shape != shape:
+            raise ShapeError(
+                f"{name} {tuple(tensor.shape)} was given, with x {tuple(x.shape)}; needed: {tuple(shape)}."
+            )
     if chunk is not None and chunk < 1:
         raise ConfigError(f"chunk={chunk} was given; needed: at least 1.", cure="chunk=None")
 

@@ -9,7 +9,7 @@ whole vectors and eight rows, where it is zero.
 from __future__ import annotations
 
 from gramian.kernels.native import compiled
-from gramian.kernels.tiles import ROWS, multiply_add
+from gramian.kernels.tiles import ROWS, multiply_add, stand_alone
 from gramian.kernels.transposition import transpose
 from gramian.kernels.vector_math import exp
 from gramian.kernels.vector_memory import load, load_whole, store, store_whole
@@ -18,6 +18,7 @@ from gramian.kernels.vectors import indices, lanes, splat, total, where
 __all__ = [
     "add",
     "add_lower",
+    "add_scaled",
     "clear",
     "decays",
     "dot",
@@ -45,6 +46,7 @@ def clear(w, at, size, real):  # type: ignore[no-untyped-def]
 @compiled
 def read(source, first, stride, count, columns, w, at, rows, width, real):  # type: ignore[no-untyped-def]
     """Fill `rows` rows of a block, of which `count` are in memory, the first at ``source[first]``."""
+    stand_alone()
     for r in range(rows):
         i = first + r * stride
         end = i + columns if r < count else i
@@ -55,6 +57,7 @@ def read(source, first, stride, count, columns, w, at, rows, width, real):  # ty
 @compiled
 def write(w, at, count, width, target, first, stride, columns, real):  # type: ignore[no-untyped-def]
     """The reverse of `read`."""
+    stand_alone()
     for r in range(count):
         i = first + r * stride
         for c in range(0, width, lanes(real)):
@@ -64,6 +67,7 @@ def write(w, at, count, width, target, first, stride, columns, real):  # type: i
 @compiled
 def transposed(w, at, count, width, to, t_width, real):  # type: ignore[no-untyped-def]
     """The transpose of `count` rows, as `width` rows of `t_width`."""
+    stand_alone()
     W = lanes(real)
     for r in range(0, t_width, W):
         for c in range(0, width, W):
@@ -92,6 +96,13 @@ def add(w, at, other, size, real):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def add_scaled(w, at, other, size, factor, real):  # type: ignore[no-untyped-def]
+    """Add a number of times another block."""
+    for i in range(0, size, lanes(real)):
+        store_whole(w, at + i, load_whole(w, at + i) + load_whole(w, other + i) * factor)
+
+
+@compiled
 def dot(w, a, b, size, real):  # type: ignore[no-untyped-def]
     """The scalar product of two rows."""
     s = splat(real)
@@ -103,6 +114,7 @@ def dot(w, a, b, size, real):  # type: ignore[no-untyped-def]
 @compiled
 def multiply(w, out, rows, width, a, a_row, a_step, x, steps, real):  # type: ignore[no-untyped-def]
     """``out += a x``: `a` with any strides, `x` as wide as `out`."""
+    stand_alone()
     for r in range(0, rows, ROWS):
         multiply_add(w, out + r * width, width, w, a + r * a_row, a_row, a_step, w, x, width, steps, width, real)
 
@@ -110,6 +122,7 @@ def multiply(w, out, rows, width, a, a_row, a_step, x, steps, real):  # type: ig
 @compiled
 def multiply_lower(w, out, rows, width, a, a_width, x, steps, real):  # type: ignore[no-untyped-def]
     """``out += a x`` for a lower block `a`."""
+    stand_alone()
     for r in range(0, rows, ROWS):
         until = min(r + ROWS, steps)
         multiply_add(w, out + r * width, width, w, a + r * a_width, a_width, 1, w, x, width, until, width, real)
@@ -118,6 +131,7 @@ def multiply_lower(w, out, rows, width, a, a_width, x, steps, real):  # type: ig
 @compiled
 def multiply_lower_transposed(w, out, rows, width, a, a_width, x, steps, real):  # type: ignore[no-untyped-def]
     """``out += a^T x`` for a lower block `a`."""
+    stand_alone()
     for r in range(0, rows, ROWS):
         i = a + r * a_width + r
         multiply_add(w, out + r * width, width, w, i, 1, a_width, w, x + r * width, width, steps - r, width, real)
@@ -126,6 +140,7 @@ def multiply_lower_transposed(w, out, rows, width, a, a_width, x, steps, real): 
 @compiled
 def products_lower(w, out, rows, width, a, a_width, x, real):  # type: ignore[no-untyped-def]
     """``out = a x``, as far as a lower block reaches; it is not zero above the diagonal yet."""
+    stand_alone()
     W = lanes(real)
     for r in range(0, rows, ROWS):
         wide = min(-(-(r + ROWS) // W) * W, width)
@@ -137,6 +152,7 @@ def products_lower(w, out, rows, width, a, a_width, x, real):  # type: ignore[no
 @compiled
 def weigh_lower(w, at, weights, count, width, real):  # type: ignore[no-untyped-def]
     """Multiply a lower block with another one, number by number."""
+    stand_alone()
     W = lanes(real)
     for t in range(count):
         for i in range(t * width, t * width + t // W * W + W, W):
@@ -146,6 +162,7 @@ def weigh_lower(w, at, weights, count, width, real):  # type: ignore[no-untyped-
 @compiled
 def add_lower(w, at, other, count, width, real):  # type: ignore[no-untyped-def]
     """Add one lower block to another."""
+    stand_alone()
     W = lanes(real)
     for t in range(count):
         for i in range(t * width, t * width + t // W * W + W, W):
@@ -159,6 +176,7 @@ def decays(logs, first, stride, count, width, w, at, from_start, to_end, real): 
     `from_start` gets the products of the decays up to each step, itself included, and `to_end` those after it. All are
     products: none is a quotient, which would lose digits, or overflow.
     """
+    stand_alone()
     W = lanes(real)
     for t in range(width):
         w[to_end + t] = logs[first + t * stride] if t < count else real
@@ -179,6 +197,7 @@ def decays(logs, first, stride, count, width, w, at, from_start, to_end, real): 
 @compiled
 def pair_sums(w, pairs, count, width, sums, column, real):  # type: ignore[no-untyped-def]
     """``sums[u] += pairs[t, s]`` over all ``s < u <= t`` of a lower block; `column` is room for a row."""
+    stand_alone()
     W = lanes(real)
     clear(w, column, width, real)
     for u in range(count - 1, 0, -1):

@@ -8,118 +8,11 @@ states that the forward pass left before each.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from gramian.kernels import ssd_blocks as blocks
 from gramian.kernels.native import array, compiled, entry, run
+from gramian.kernels.ssd_workspace import backward_room, forward_room, place_of, sizes_from
 
-__all__ = ["Sizes", "backward_entry", "backward_room", "forward_entry", "forward_room", "place_of", "sizes_from"]
-
-
-class Sizes(NamedTuple):
-    """``T`` steps a chunk, `each` heads a task; `Pw`, `Nw`, `Tw` are P, N, T up to whole vectors."""
-
-    batch: int
-    L: int
-    heads: int
-    groups: int
-    P: int
-    N: int
-    T: int
-    chunks: int
-    parts: int
-    each: int
-    Pw: int
-    Nw: int
-    Tw: int
-
-
-class _Place(NamedTuple):
-    """Where a task is: heads ``h ... end - 1`` of group g of sequence b."""
-
-    b: int
-    g: int
-    part: int
-    h: int
-    end: int
-
-
-class _Room(NamedTuple):
-    """Blocks of a forward workspace, and its size. `S` holds the states of all heads of the task."""
-
-    keys: int
-    queries: int
-    keys_T: int
-    products: int
-    decays: int
-    values: int
-    out: int
-    from_start: int
-    to_end: int
-    S: int
-    size: int
-
-
-class _BackwardRoom(NamedTuple):
-    """Further blocks of a backward workspace. `E` holds the gradients of the states of all heads of the task."""
-
-    values_T: int
-    dy: int
-    d_products: int
-    d_all: int
-    S_T: int
-    E: int
-    E_T: int
-    received: int
-    dB: int
-    dC: int
-    sums: int
-    column: int
-    size: int
-
-
-@compiled
-def forward_room(z):  # type: ignore[no-untyped-def]
-    """The layout of a forward workspace."""
-    n, p, t = z.Tw * z.Nw, z.Tw * z.Pw, z.Tw * z.Tw
-    products = 3 * n
-    values = products + 2 * t
-    from_start = values + 2 * p
-    S = from_start + 2 * z.Tw
-    size = S + z.each * z.Nw * z.Pw
-    return _Room(0, n, 2 * n, products, products + t, values, values + p, from_start, from_start + z.Tw, S, size)
-
-
-@compiled
-def backward_room(z):  # type: ignore[no-untyped-def]
-    """The layout of a backward workspace, behind a forward one."""
-    n, p, t, s = z.Tw * z.Nw, z.Tw * z.Pw, z.Tw * z.Tw, z.Nw * z.Pw
-    first = forward_room(z).size
-    products = first + 2 * p
-    S_T = products + 2 * t
-    received = S_T + (z.each + 2) * s
-    sums = received + 3 * n
-    size = sums + 2 * z.Tw
-    E, E_T, dB = S_T + s, S_T + (z.each + 1) * s, received + n
-    return _BackwardRoom(
-        first, first + p, products, products + t, S_T, E, E_T, received, dB, dB + n, sums, sums + z.Tw, size
-    )
-
-
-@compiled
-def sizes_from(a):  # type: ignore[no-untyped-def]
-    """The first arguments of a task."""
-    return Sizes(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12])
-
-
-@compiled
-def place_of(index, z):  # type: ignore[no-untyped-def]
-    """Where a task of this number is."""
-    part, rest = index % z.parts, index // z.parts
-    g, b = rest % z.groups, rest // z.groups
-    in_group = z.heads // z.groups
-    h = g * in_group + part * z.each
-    return _Place(b, g, part, h, min(h + z.each, (g + 1) * in_group))
+__all__ = ["backward_entry", "forward_entry"]
 
 
 @compiled
@@ -133,17 +26,21 @@ def _share(B, C, at, count, rows, z, w, m, real):  # type: ignore[no-untyped-def
 
 
 @compiled
-def _run_head(x, logs, y, step, h, S, count, rows, z, w, m, real):  # type: ignore[no-untyped-def]
+def _run_head(x, x_row, logs, dt, D, y, step, h, S, count, rows, z, w, m, real):  # type: ignore[no-untyped-def]
     """Outputs of one head in a chunk whose first step is `step`, and the state after it."""
-    at, stride = (step * z.heads + h) * z.P, z.heads * z.P
-    blocks.decays(logs, step * z.heads + h, z.heads, count, z.Tw, w, m.decays, m.from_start, m.to_end, real)
+    i = step * z.heads + h
+    blocks.decays(logs, i, z.heads, count, z.Tw, w, m.decays, m.from_start, m.to_end, real)
     blocks.weigh_lower(w, m.decays, m.products, count, z.Tw, real)
-    blocks.read(x, at, stride, count, z.P, w, m.values, rows, z.Pw, real)
+    blocks.read(x, step * x_row + h * z.P, x_row, count, z.P, w, m.values, rows, z.Pw, real)
     blocks.clear(w, m.out, rows * z.Pw, real)
     blocks.multiply(w, m.out, rows, z.Pw, m.queries, z.Nw, 1, S, z.N, real)
-    blocks.scale_rows(w, m.out, count, z.Pw, m.from_start, real)
+    for t in range(count):
+        row = t * z.Pw
+        blocks.scale(w, m.out + row, z.Pw, w[m.from_start + t], real)
+        blocks.add_scaled(w, m.out + row, m.values + row, z.Pw, D[h], real)
+        blocks.scale(w, m.values + row, z.Pw, dt[i + t * z.heads], real)
     blocks.multiply_lower(w, m.out, rows, z.Pw, m.decays, z.Tw, m.values, count, real)
-    blocks.write(w, m.out, count, z.Pw, y, at, stride, z.P, real)
+    blocks.write(w, m.out, count, z.Pw, y, i * z.P, z.heads * z.P, z.P, real)
     blocks.scale_rows(w, m.values, count, z.Pw, m.to_end, real)
     blocks.scale(w, S, z.Nw * z.Pw, w[m.from_start + count - 1], real)
     blocks.multiply(w, S, z.Nw, z.Pw, m.keys, 1, z.Nw, m.values, count, real)
@@ -153,11 +50,16 @@ def _run_head(x, logs, y, step, h, S, count, rows, z, w, m, real):  # type: igno
 def _forward(index, args, real):  # type: ignore[no-untyped-def]
     z = sizes_from(args)
     p, m, tasks, tokens = place_of(index, z), forward_room(z), z.batch * z.groups * z.parts, z.batch * z.L
-    x, y = array(args[13], tokens * z.heads * z.P, real), array(args[14], tokens * z.heads * z.P, real)
-    logs, B = array(args[15], tokens * z.heads, real), array(args[16], tokens * z.groups * z.N, real)
-    C, w = array(args[17], tokens * z.groups * z.N, real), array(args[20], (tasks, m.size), real)[index]
-    first = array(args[18], z.batch * z.heads * z.N * z.P, real)
-    before = array(args[19], z.batch * z.heads * (z.chunks + 1) * z.N * z.P, real)
+    x_row, x, y = args[13], array(args[14], tokens * args[13], real), array(args[15], tokens * z.heads * z.P, real)
+    logs, dt, D = (
+        array(args[16], tokens * z.heads, real),
+        array(args[17], tokens * z.heads, real),
+        array(args[18], z.heads, real),
+    )
+    B, C = array(args[19], tokens * z.groups * z.N, real), array(args[20], tokens * z.groups * z.N, real)
+    first = array(args[21], z.batch * z.heads * z.N * z.P, real)
+    before = array(args[22], z.batch * z.heads * (z.chunks + 1) * z.N * z.P, real)
+    w = array(args[23], (tasks, m.size), real)[index]
     state = z.N * z.P
     for h in range(p.h, p.end):
         S = m.S + (h - p.h) * z.Nw * z.Pw
@@ -171,7 +73,7 @@ def _forward(index, args, real):  # type: ignore[no-untyped-def]
             S, to = m.S + (h - p.h) * z.Nw * z.Pw, ((p.b * z.heads + h) * (z.chunks + 1) + c) * state
             blocks.write(w, S, z.N, z.Pw, before, to, z.P, z.P, real)
             if c < z.chunks:
-                _run_head(x, logs, y, step, h, S, count, rows, z, w, m, real)
+                _run_head(x, x_row, logs, dt, D, y, step, h, S, count, rows, z, w, m, real)
 
 
 @compiled
@@ -203,12 +105,37 @@ def _sum_decays(d_logs, step, h, through, count, z, w, m, d, real):  # type: ign
 
 
 @compiled
-def _run_head_back(x, logs, g, g_x, g_logs, step, h, E, count, rows, z, w, m, d, real):  # type: ignore[no-untyped-def]
-    """Gradients of one head in a chunk, from the state before it, `S`, and the gradient of the one after it."""
-    at, stride, state = (step * z.heads + h) * z.P, z.heads * z.P, z.Nw * z.Pw
+def _read_back(x, x_row, dt, g, step, h, count, rows, z, w, m, d, real):  # type: ignore[no-untyped-def]
+    """Values times step sizes, and gradients of the outputs of one head in a chunk; their scalar product, unscaled."""
+    i, fed = step * z.heads + h, real
+    blocks.read(x, step * x_row + h * z.P, x_row, count, z.P, w, m.values, rows, z.Pw, real)
+    blocks.read(g, i * z.P, z.heads * z.P, count, z.P, w, d.dy, rows, z.Pw, real)
+    for t in range(count):
+        fed += blocks.dot(w, m.values + t * z.Pw, d.dy + t * z.Pw, z.Pw, real)
+        blocks.scale(w, m.values + t * z.Pw, z.Pw, dt[i + t * z.heads], real)
+    return fed
+
+
+@compiled
+def _write_back(x, x_row, dt, D, g_x, g_dt, step, h, count, rows, z, w, m, d, real):  # type: ignore[no-untyped-def]
+    """From the gradients of values times step sizes, in `out`, those of values and of step sizes."""
+    i, again = step * z.heads + h, d.values_T
+    blocks.read(x, step * x_row + h * z.P, x_row, count, z.P, w, again, rows, z.Pw, real)
+    for t in range(count):
+        row, at = t * z.Pw, i + t * z.heads
+        g_dt[at] = blocks.dot(w, m.out + row, again + row, z.Pw, real)
+        blocks.scale(w, m.out + row, z.Pw, dt[at], real)
+        blocks.add_scaled(w, m.out + row, d.dy + row, z.Pw, D[h], real)
+    blocks.write(w, m.out, count, z.Pw, g_x, i * z.P, z.heads * z.P, z.P, real)
+
+
+@compiled
+def _run_head_back(x, x_row, logs, dt, D, g, g_x, g_logs, g_dt, step, h, E, count, rows, z, w, m, d, real):  # type: ignore[no-untyped-def]
+    """Gradients of one head in a chunk, from the state before it, `S`, and the gradient of the one after it; the
+    gradient of D is returned."""
+    state = z.Nw * z.Pw
     blocks.decays(logs, step * z.heads + h, z.heads, count, z.Tw, w, m.decays, m.from_start, m.to_end, real)
-    blocks.read(x, at, stride, count, z.P, w, m.values, rows, z.Pw, real)
-    blocks.read(g, at, stride, count, z.P, w, d.dy, rows, z.Pw, real)
+    fed = _read_back(x, x_row, dt, g, step, h, count, rows, z, w, m, d, real)
     blocks.transposed(w, m.values, count, z.Pw, d.values_T, z.Tw, real)
     blocks.products_lower(w, d.d_products, rows, z.Tw, d.dy, z.Pw, d.values_T, real)
     _pairs(count, z, w, m, d, real)
@@ -220,7 +147,7 @@ def _run_head_back(x, logs, g, g_x, g_logs, step, h, E, count, rows, z, w, m, d,
     for t in range(count):
         w[d.column + t] = blocks.dot(w, m.out + t * z.Pw, m.values + t * z.Pw, z.Pw, real)
     blocks.multiply_lower_transposed(w, m.out, rows, z.Pw, m.decays, z.Tw, d.dy, count, real)
-    blocks.write(w, m.out, count, z.Pw, g_x, at, stride, z.P, real)
+    _write_back(x, x_row, dt, D, g_x, g_dt, step, h, count, rows, z, w, m, d, real)
 
     blocks.scale_rows(w, m.values, count, z.Pw, m.to_end, real)
     blocks.multiply(w, d.dB, rows, z.Nw, m.values, z.Pw, 1, d.E_T, z.P, real)
@@ -231,6 +158,7 @@ def _run_head_back(x, logs, g, g_x, g_logs, step, h, E, count, rows, z, w, m, d,
     _sum_decays(g_logs, step, h, through, count, z, w, m, d, real)
     blocks.scale(w, E, state, across, real)
     blocks.multiply(w, E, z.Nw, z.Pw, m.queries, 1, z.Nw, d.dy, count, real)
+    return fed
 
 
 @compiled
@@ -238,13 +166,25 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
     z = sizes_from(args)
     p, m, d, tokens, state = place_of(index, z), forward_room(z), backward_room(z), z.batch * z.L, z.N * z.P
     tasks, values, keys = z.batch * z.groups * z.parts, tokens * z.heads * z.P, tokens * z.groups * z.N
-    x, g, g_x = array(args[13], values, real), array(args[14], values, real), array(args[15], values, real)
-    logs, g_logs = array(args[16], tokens * z.heads, real), array(args[17], tokens * z.heads, real)
-    B, C = array(args[18], keys, real), array(args[19], keys, real)
-    g_B, g_C = array(args[20], z.parts * keys, real), array(args[21], z.parts * keys, real)
-    before = array(args[22], z.batch * z.heads * (z.chunks + 1) * state, real)
-    ends, w = array(args[23], z.batch * z.heads * state, real), array(args[24], (tasks, d.size), real)[index]
+    x_row, x, g, g_x = (
+        args[13],
+        array(args[14], tokens * args[13], real),
+        array(args[15], values, real),
+        array(args[16], values, real),
+    )
+    logs, dt, D = (
+        array(args[17], tokens * z.heads, real),
+        array(args[18], tokens * z.heads, real),
+        array(args[19], z.heads, real),
+    )
+    g_logs, g_dt = array(args[20], tokens * z.heads, real), array(args[21], tokens * z.heads, real)
+    g_D = array(args[22], z.batch * z.heads, real)
+    B, C = array(args[23], keys, real), array(args[24], keys, real)
+    g_B, g_C = array(args[25], z.parts * keys, real), array(args[26], z.parts * keys, real)
+    before = array(args[27], z.batch * z.heads * (z.chunks + 1) * state, real)
+    ends, w = array(args[28], z.batch * z.heads * state, real), array(args[29], (tasks, d.size), real)[index]
     for h in range(p.h, p.end):
+        g_D[p.b * z.heads + h] = real
         E = d.E + (h - p.h) * z.Nw * z.Pw
         blocks.read(ends, (p.b * z.heads + h) * state, z.P, z.N, z.P, w, E, z.Nw, z.Pw, real)
     for c in range(z.chunks - 1, -1, -1):
@@ -258,7 +198,9 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
             blocks.read(before, first, z.P, z.N, z.P, w, m.S, z.Nw, z.Pw, real)
             blocks.transposed(w, m.S, z.Nw, z.Pw, d.S_T, z.Nw, real)
             blocks.transposed(w, E, z.Nw, z.Pw, d.E_T, z.Nw, real)
-            _run_head_back(x, logs, g, g_x, g_logs, step, h, E, count, rows, z, w, m, d, real)
+            g_D[p.b * z.heads + h] += _run_head_back(
+                x, x_row, logs, dt, D, g, g_x, g_logs, g_dt, step, h, E, count, rows, z, w, m, d, real
+            )
         blocks.multiply_lower(w, d.dC, rows, z.Nw, d.d_all, z.Tw, m.keys, count, real)
         blocks.multiply_lower_transposed(w, d.dB, rows, z.Nw, d.d_all, z.Tw, m.queries, count, real)
         blocks.write(w, d.dB, count, z.Nw, g_B, p.part * keys + at, stride, z.N, real)
@@ -270,12 +212,14 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
 
 @entry
 def forward_entry(data):  # type: ignore[no-untyped-def]
-    """Sizes, then x, y, logs of decays, B, C, first states, states before chunks and after all, workspace."""
+    """Sizes, then numbers from row to row of x, x, y, logs of decays, step sizes, D, B, C, first states, states before
+    chunks and after all, workspace."""
     run(_forward, data)
 
 
 @entry
 def backward_entry(data):  # type: ignore[no-untyped-def]
-    """Sizes, then x, dy, dx, logs, their gradients, B, C, dB and dC for each part, states before chunks, gradients of
-    the final states that become those of the first ones, workspace."""
+    """Sizes, then numbers from row to row of x, x, dy, dx, logs of decays, step sizes, D, their three gradients (that
+    of D for each sequence), B, C, their gradients (for each part), states before chunks, gradients of the final states
+    that become those of the first ones, workspace."""
     run(_backward, data)

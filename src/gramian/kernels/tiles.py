@@ -17,12 +17,24 @@ from numba.extending import intrinsic
 from gramian.kernels.native import compiled
 from gramian.kernels.vectors import lanes, of, splatted
 
-__all__ = ["ROWS", "multiply_add"]
+__all__ = ["ROWS", "multiply_add", "stand_alone"]
 
 ROWS = 8
 """Rows that are computed together: blocks must have room for a multiple of it."""
 
 _FLAGS = ("contract", "nsz")
+
+
+@intrinsic
+def stand_alone(context: Any) -> Any:
+    """Said anywhere in a compiled function: do not copy it to where it is called. It would not get faster, and machine
+    code takes long to make."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 def _tile(rows: int, vectors: int) -> Callable[..., Any]:

@@ -164,17 +164,18 @@ class Mamba2(SelectiveLayer):
     def _run(self, u: Tensor, state: Mamba2State | None) -> tuple[Tensor, Mamba2State | None]:
         z, x, log_decay, delta, B, C, conv = self._driven(u, None if state is None else state.conv)
         y, ssm = ssd(
-            x * delta[..., None],
+            x,
             log_decay,
             B,
             C,
             None if state is None else state.ssm,
+            dt=delta,
+            D=self.D,
             chunk=self.chunk,
             final_state=state is not None,
             backend=self.backend,
         )
-        y = torch.addcmul(y, self.D[:, None], x)
-        out = self.out_proj(self.norm(y.flatten(2).to(z.dtype), z))
+        out = self.out_proj(self.norm(y.flatten(2), z))
         if state is None:
             return out, None
         assert conv is not None
