@@ -14,7 +14,8 @@ from gramian.compression.compressor import Compressor
 from gramian.compression.cuts import compress_
 from gramian.compression.policies import Budget, Energy, ErrorBound, Rank
 from gramian.compression.records import Event
-from gramian.compression.schedules import At, WhenStable
+from gramian.compression.rollback import RollBack
+from gramian.compression.schedules import At, Every, WhenStable
 from gramian.errors import GramianError
 from gramian.layers.calibration import Calibration
 from gramian.layers.lru import LRU
@@ -91,12 +92,15 @@ def test_without_data_the_cure_is_said() -> None:
 def test_a_bound_and_a_settled_ranking_are_refused_with_what_can_be_used() -> None:
     with pytest.raises(GramianError, match=r"ErrorBound was given for 'layers.0', whose spectrum is: regression"):
         compress_(make_net(), ErrorBound(0.1), BATCHES)
-    compressor = Compressor(
-        make_net(), policy=Rank(2), schedule=WhenStable(1, 5, checks=1), calibration=Calibration(BATCHES)
-    )
-    compressor.step()
     with pytest.raises(GramianError, match=r"WhenStable was given(.|\n)*Use Every"):
-        compressor.step()
+        Compressor(make_net(), policy=Rank(2), schedule=WhenStable(1, 5, checks=1), calibration=BATCHES)
+
+
+def test_a_cut_that_must_wait_does_not_calibrate() -> None:
+    compressor = Compressor(
+        make_net(), policy=Rank(2), schedule=Every(1, until=2), rollback=RollBack(drop=0.1), calibration=iter(())
+    )
+    assert "needs the metric" in compressor.step().reason  # and no batches are asked for, of which there are none
 
 
 class Mixed(nn.Module):

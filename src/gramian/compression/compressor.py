@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -18,7 +18,7 @@ from gramian.compression.records import Event
 from gramian.compression.rollback import RollBack, restore, snapshot
 from gramian.compression.schedules import Schedule
 from gramian.errors import GramianError, did_you_mean
-from gramian.layers.calibration import Calibration
+from gramian.layers.calibration import Calibration, TimeVarying, as_calibration
 from gramian.layers.reducible import Spectrum, reducible_layers
 from gramian.layers.spectra import spectra_of
 from gramian.systems.projections import Keep
@@ -61,7 +61,8 @@ class Compressor:
     rollback
         Go back if the metric falls; needs ``step(metric=...)``.
     calibration
-        Data for layers whose spectrum depends on it (Mamba, linear attention); LRU and its like need none.
+        Batches for layers whose spectrum depends on data (Mamba, linear attention), or a `Calibration` that says
+        more; LRU and its like need none.
 
     Attributes
     ----------
@@ -83,7 +84,7 @@ class Compressor:
         optimizer_state: Carry = "transport",
         keep: str | Keep = "largest",
         rollback: RollBack | None = None,
-        calibration: Calibration | None = None,
+        calibration: Calibration | Iterable[Any] | None = None,
     ) -> None:
         if optimizer_state not in get_args(Carry):
             hint = did_you_mean(optimizer_state, get_args(Carry))
@@ -91,7 +92,14 @@ class Compressor:
         self.model, self.optimizer = model, optimizer
         self.layers = reducible_layers(model)
         self.policy: Policy | None = policy
-        self.schedule, self.rollback, self.calibration = schedule, rollback, calibration
+        self.schedule, self.rollback, self.calibration = schedule, rollback, as_calibration(calibration)
+        self._varies = any(isinstance(layer, TimeVarying) for layer in self.layers.values())
+        if self._varies and schedule.remembers > 1:
+            raise GramianError(
+                f"{type(schedule).__name__} was given for a model with layers that change with their input.",
+                "It watches how far a linear map has moved, and such a layer has none.",
+                "Use Every(...) or At(...).",
+            )
         self.keep = Keep(keep) if isinstance(keep, str) else keep  # type: ignore[arg-type]
         self.optimizer_state = optimizer_state
         self.steps = 0
@@ -136,6 +144,8 @@ class Compressor:
     def _act(self, policy: Policy) -> Event:
         start = time.perf_counter()
         waiting = self._waiting()
+        if waiting and self._varies:  # a look would cost a calibration
+            return Event(self.steps, "skipped", (), waiting, time.perf_counter() - start)
         proposing = not waiting and self.schedule.remembers == 1
         spectra = spectra_of(self.layers, for_proposals=proposing, model=self.model, calibration=self.calibration)
         self.last_spectra = {name: spectrum.light() for name, spectrum in spectra.items()}

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from gramian.compression.optimizer_state import Carry, moved_states
 from gramian.compression.policies import Policy
 from gramian.compression.records import Event, LayerChange
-from gramian.layers.calibration import Calibration, TimeVarying
+from gramian.layers.calibration import Calibration, TimeVarying, as_calibration
 from gramian.layers.reducible import Reducible, Spectrum, module_of, reducible_layers
 from gramian.layers.reduction import Reduction
 from gramian.layers.spectra import spectra_of
@@ -105,9 +105,7 @@ def compress_(
     layers = reducible_layers(model)
     if calibration is not None and not any(isinstance(layer, TimeVarying) for layer in layers.values()):
         warnings.warn("calibration batches were not used: every reducible layer is time-invariant.", stacklevel=2)
-    if calibration is not None and not isinstance(calibration, Calibration):
-        calibration = Calibration(calibration)
-    spectra = spectra_of(layers, for_proposals=True, model=model, calibration=calibration)
+    spectra = spectra_of(layers, for_proposals=True, model=model, calibration=as_calibration(calibration))
     plan = plan_cuts(layers, spectra, policy, keep or Keep())
     if not dry_run:
         apply_plan_(plan, layers)

@@ -21,7 +21,7 @@ from gramian.layers.reducible import Spectrum
 from gramian.layers.reservoir import Reservoir
 from gramian.layers.selective.measures import Measure, Ranking
 
-__all__ = ["Calibrated", "Calibration", "Evidence", "TimeVarying", "calibrate", "evaluating"]
+__all__ = ["Calibrated", "Calibration", "Evidence", "TimeVarying", "as_calibration", "calibrate", "evaluating"]
 
 _HELD_OUT = 4  # every fourth sequence
 
@@ -69,6 +69,11 @@ class Calibration:
                 f"measure={self.measure!r} was given; needed: a measure, such as Regression() or Taylor().",
                 cure='Of a name: measure_named("taylor").',
             )
+
+
+def as_calibration(given: Calibration | Iterable[Any] | None) -> Calibration | None:
+    """Plain batches as a `Calibration` with all defaults."""
+    return given if given is None or isinstance(given, Calibration) else Calibration(given)
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,6 +151,15 @@ class Selective:
                 "Call propose() again and look at reduction.accepted.",
             )
         for name, tensor in reduction.tensors.items():
+            old = self.module.get_parameter(name).shape
+            if len(old) != tensor.ndim or sum(a != b for a, b in zip(old, tensor.shape, strict=True)) > 1:
+                raise ShapeError(
+                    f"a reduction with '{name}' of shape {tuple(tensor.shape)} was given to a layer where it has "
+                    f"{tuple(old)}.",
+                    "It belongs to a layer of another width.",
+                    "Apply it to the layer that proposed it.",
+                )
+        for name, tensor in reduction.tensors.items():
             assign_(self.module.get_parameter(name), tensor)
         self.resized_()
 
