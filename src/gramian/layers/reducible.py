@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian.errors import GramianError
-from gramian.layers.adapters.registry import adapted
+from gramian.layers.adapters.registry import adapted, why_not
 from gramian.layers.reduction import Reduction
 from gramian.systems.balancing import Balancing
 from gramian.systems.linear_system import LinearSystem
@@ -152,9 +152,10 @@ def reducible_layers(model: nn.Module) -> dict[str, Reducible]:
     layers = {name: layer for name, layer in found.items() if layer is not None}
     if not layers:
         kinds = sorted({type(m).__name__ for m in model.modules()})
+        reasons = sorted({reason for m in model.modules() if (reason := why_not(m)) is not None})
         raise GramianError(
             f"{type(model).__name__} has no layer that can be reduced (found: {', '.join(kinds)}).",
-            "A reducible layer has d_state, spectrum(), propose() and apply_().",
+            "; ".join(reasons) or "A reducible layer has d_state, spectrum(), propose() and apply_().",
             "Use gramian.LRU or gramian.Mamba, give your layer these four, or register an adapter for it.",
         )
     return layers

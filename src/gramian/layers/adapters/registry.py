@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["adapted", "register_adapter"]
+__all__ = ["adapted", "register_adapter", "why_not"]
 
 _HERE = "gramian.layers.adapters"
 _SHIPPED = {
@@ -28,7 +28,17 @@ _SHIPPED = {
         "zamba2.modeling_zamba2.Zamba2MambaMixer": "mamba2:BambaMixerAdapter",
         "nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer": "mamba2:NemotronHMixerAdapter",
         "falcon_h1.modeling_falcon_h1.FalconH1Mixer": "mamba2:FalconH1MixerAdapter",
+        "qwen3_next.modeling_qwen3_next.Qwen3NextGatedDeltaNet": "delta_rule:DeltaRuleAdapter",
+        "qwen3_5.modeling_qwen3_5.Qwen3_5GatedDeltaNet": "delta_rule:DeltaRuleAdapter",
+        "qwen3_5_moe.modeling_qwen3_5_moe.Qwen3_5MoeGatedDeltaNet": "delta_rule:DeltaRuleAdapter",
+        "olmo_hybrid.modeling_olmo_hybrid.OlmoHybridGatedDeltaNet": "delta_rule:DeltaRuleAdapter",
+        "kimi_linear.modeling_kimi_linear.KimiLinearDeltaAttention": "delta_rule:DeltaRuleAdapter",
     }.items()
+}
+_REFUSED = {
+    "transformers.models.recurrent_gemma.modeling_recurrent_gemma.RecurrentGemmaRglru": (
+        "RecurrentGemma's recurrence has one state a channel: there is nothing to leave out of it but channels"
+    ),
 }
 _registered: dict[str, Callable[[Any], Any]] = {}
 
@@ -56,6 +66,11 @@ def adapted(module: nn.Module) -> Any:
             home, _, attribute = _SHIPPED[name].rpartition(":")
             return getattr(import_module(home), attribute)(module)
     return None
+
+
+def why_not(module: nn.Module) -> str | None:
+    """Why a recurrence that is known cannot be reduced; None for any other module."""
+    return next((_REFUSED[_name(kind)] for kind in type(module).__mro__ if _name(kind) in _REFUSED), None)
 
 
 def _name(kind: type) -> str:
