@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from gramian.errors import ConfigError, ShapeError, did_you_mean
 from gramian.kernels.causal_conv_compiled import causal_conv1d_compiled
+from gramian.kernels.causal_conv_native import TAPS
 
 __all__ = ["CONV_BACKENDS", "causal_conv1d"]
 
@@ -43,8 +44,8 @@ def causal_conv1d(
     final_state
         Whether the last ``width - 1`` inputs are wanted.
     backend
-        ``"numba"`` (one compiled pass, CPU), ``"torch"`` (plain torch: any device, `torch.func`), ``"reference"``
-        (the loop that specifies it), or ``"auto"``.
+        ``"numba"`` (one compiled pass; CPU, widths up to 4), ``"torch"`` (plain torch: any device, `torch.func`),
+        ``"reference"`` (the loop that specifies it), or ``"auto"``.
 
     Returns
     -------
@@ -58,7 +59,7 @@ def causal_conv1d(
         For an unknown activation or backend, or one that cannot run here, and for shapes that do not fit.
     """
     _check(x, weight, bias, state, activation)
-    name = conv_backend(backend, x.device)
+    name = conv_backend(backend, x.device, weight.shape[1])
     given = [t for t in (x, weight, bias, state) if t is not None]
     wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
     x_wide, weight = x.to(wide), weight.to(wide)
@@ -82,10 +83,10 @@ def _last_inputs(x: Tensor, state: Tensor | None, before: int) -> Tensor:
     return recent[:, recent.shape[1] - before :]
 
 
-def conv_backend(name: str, device: torch.device) -> str:
-    """The backend that `name` means on `device`."""
+def conv_backend(name: str, device: torch.device, width: int) -> str:
+    """The backend that `name` means on `device` for a filter of some width."""
     if name == "auto":
-        return "numba" if device.type == "cpu" else "torch"
+        return "numba" if device.type == "cpu" and width <= TAPS else "torch"
     if name not in CONV_BACKENDS:
         raise ConfigError(
             f"backend '{name}' was asked for; needed: auto, {', '.join(CONV_BACKENDS)}."
@@ -93,6 +94,11 @@ def conv_backend(name: str, device: torch.device) -> str:
         )
     if name == "numba" and device.type != "cpu":
         raise ConfigError(f"backend 'numba' computes on the CPU; the tensors are on '{device}'.", cure="backend='auto'")
+    if name == "numba" and width > TAPS:
+        raise ConfigError(
+            f"backend 'numba' was asked for, with {width} weights a channel; it has registers for {TAPS}.",
+            cure="backend='auto'",
+        )
     return name
 
 

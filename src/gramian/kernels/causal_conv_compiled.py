@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gramian.kernels.causal_conv_native import backward_entry, forward_entry
+from gramian.kernels.causal_conv_native import TAPS, backward_entry, forward_entry
 from gramian.kernels.native import launch
 from gramian.kernels.operators import operator
 
@@ -19,7 +19,8 @@ _TILES = 4
 
 
 def causal_conv1d_compiled(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
-    """The convolution, and SiLU if wanted, of CPU tensors of one type; none of them empty."""
+    """The convolution, and SiLU if wanted, of CPU tensors of one type; none of them empty,
+    and with `TAPS` weights a channel at most."""
     y: Tensor = _conv(x, weight, bias, state, silu)
     return y
 
@@ -38,11 +39,18 @@ class _Sizes:
     @property
     def head(self) -> tuple[int, ...]:
         """The sizes that a task wants first."""
-        return self.batch, self.length, self.channels, self.width, self.splits, self.tiles, self.share
+        return self.batch, self.length, self.channels, self.splits, self.tiles, self.share
 
-    def to_lanes(self, m: Tensor) -> Tensor:
-        """``(..., channels)`` filled up to whole tiles."""
-        return pad(m, (0, self.tiles * self.lanes - self.channels)).contiguous()
+    def to_lanes(self, m: Tensor, rows: int) -> Tensor:
+        """``(..., k, channels)`` with zeros in front, to that many rows, and behind, to whole tiles."""
+        return pad(m, (0, self.tiles * self.lanes - self.channels, rows - m.shape[-2], 0)).contiguous()
+
+    def coefficients(self, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None) -> tuple[Tensor, ...]:
+        """State, weights and bias as a task wants them."""
+        line = self.tiles * self.lanes
+        before = x.new_zeros(self.batch, TAPS - 1, line) if state is None else self.to_lanes(state, TAPS - 1)
+        offset = x.new_zeros(line) if bias is None else self.to_lanes(bias[None], 1)
+        return before, self.to_lanes(weight.mT, TAPS), offset
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -50,18 +58,16 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 
 
-def _state_or_zeros(x: Tensor, state: Tensor | None, width: int) -> Tensor:
-    return x.new_zeros(x.shape[0], width - 1, x.shape[2]) if state is None else state.contiguous()
+def _strip(x: Tensor) -> tuple[int, int, int]:
+    """Address, and strides of sequences and steps; the caller keeps the tensor alive."""
+    return x.data_ptr(), x.stride(0), x.stride(1)
 
 
 @operator("causal_conv1d", cpu_only=True)
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
     sizes, x, y = _Sizes(x, weight), _rows(x), x.new_empty(x.shape)
-    state = _state_or_zeros(x, state, sizes.width)
-    bias = sizes.to_lanes(x.new_zeros(sizes.channels) if bias is None else bias)
-    strip = (x.data_ptr(), x.stride(0), x.stride(1))
-    tensors = (state, sizes.to_lanes(weight.mT), bias, y)
-    launch(forward_entry, sizes.batch * sizes.splits, x.dtype, *sizes.head, int(silu), *strip, *tensors)
+    tensors = (*sizes.coefficients(x, weight, bias, state), y)
+    launch(forward_entry, sizes.batch * sizes.splits, x.dtype, *sizes.head, int(silu), *_strip(x), *tensors)
     return y
 
 
@@ -76,19 +82,14 @@ def _conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients for x, weight, bias and state."""
     sizes, x, g = _Sizes(x, weight), _rows(x), _rows(g)
-    state = _state_or_zeros(x, state, sizes.width)
-    bias = sizes.to_lanes(x.new_zeros(sizes.channels) if bias is None else bias)
-    g_x, g_state = x.new_empty(x.shape), x.new_empty(state.shape)
-    lanes = sizes.tiles * sizes.lanes
-    sums, ring = x.new_zeros(sizes.batch, sizes.width + 1, lanes), x.new_zeros(sizes.batch, sizes.width, lanes)
-    strips = ((t.data_ptr(), t.stride(0), t.stride(1)) for t in (x, g))
-    x_strip, g_strip = strips
-    tensors = (state, sizes.to_lanes(weight.mT), bias)
-    results = (g_x, g_state, sums, ring)
-    tasks = sizes.batch * sizes.splits
-    launch(backward_entry, tasks, x.dtype, *sizes.head, int(silu), *x_strip, *tensors, *g_strip, *results)
-    total = sums.sum(0)[:, : sizes.channels]
-    return g_x, total[:-1].mT.contiguous(), total[-1].clone(), g_state
+    tensors = sizes.coefficients(x, weight, bias, state)
+    g_x, g_state = x.new_empty(x.shape), x.new_empty(tensors[0].shape)
+    sums = x.new_empty(sizes.batch, TAPS + 1, sizes.tiles * sizes.lanes)
+    tasks, results = sizes.batch * sizes.splits, (g_x, g_state, sums)
+    launch(backward_entry, tasks, x.dtype, *sizes.head, int(silu), *_strip(x), *tensors, *_strip(g), *results)
+    total, unused = sums.sum(0)[:, : sizes.channels], TAPS - sizes.width
+    g_weight, g_bias = total[unused:TAPS].mT.contiguous(), total[TAPS].clone()
+    return g_x, g_weight, g_bias, g_state[:, unused:, : sizes.channels].contiguous()
 
 
 @_conv_backward.register_fake

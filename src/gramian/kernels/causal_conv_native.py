@@ -1,8 +1,8 @@
-"""The causal convolution of every channel and its activation, in compiled loops: row by row, channels in the lanes.
+"""The causal convolution of every channel and its activation, in compiled loops: four taps and inputs in registers.
 
-A task takes some tiles of channels of one sequence through time. The backward pass goes from the last step to the
-first, and keeps the gradients ahead of the activation for the last `width` steps, which is what an input's gradient is
-made of. Weights lie as ``(width, tiles, lanes)``, filled up with zeros.
+A task takes some tiles of channels of one sequence, as many channels in each as a vector has lanes, through time one
+after the other; the backward pass from the last step to the first. Shorter filters are filled up with zeros. Weights
+lie as ``(4, tiles, lanes)``, and the three inputs before the first step as ``(batch, 3, tiles, lanes)``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from gramian.kernels.selective_math import silu, silu_and_slope
 from gramian.kernels.vector_memory import load, load_whole, store, store_whole
 from gramian.kernels.vectors import lanes, splat
 
-__all__ = ["backward_entry", "forward_entry"]
+__all__ = ["TAPS", "backward_entry", "forward_entry"]
 
-_BATCH, _LENGTH, _CHANNELS, _WIDTH, _SPLITS, _TILES, _SHARE, _SILU = range(8)
-_X, _X_BATCH, _X_ROW, _STATE, _WEIGHT, _BIAS, _Y = range(8, 15)
-_G, _G_BATCH, _G_ROW, _G_X, _G_STATE, _SUMS, _RING = range(14, 21)
+TAPS = 4
+
+_BATCH, _LENGTH, _CHANNELS, _SPLITS, _TILES, _SHARE, _SILU = range(7)
+_X, _X_BATCH, _X_ROW, _STATE, _WEIGHT, _BIAS, _Y = range(7, 14)
+_G, _G_BATCH, _G_ROW, _G_X, _G_STATE, _SUMS = range(13, 19)
 
 
 @compiled
@@ -33,37 +35,39 @@ def _rows(args, k, b, real):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _input(x, x_row, state, row, t, c, end, width):  # type: ignore[no-untyped-def]
-    """Inputs of a tile; those before the first step are in `state`."""
-    if t >= 0:
-        return load(x, t * x_row + c, t * x_row + end)
-    s = (t + width - 1) * row
-    return load(state, s + c, s + end)
+def _taps(args, c, real):  # type: ignore[no-untyped-def]
+    """Weights of a tile, oldest input first, and its bias."""
+    line = args[_TILES] * lanes(real)
+    w, bias = array(args[_WEIGHT], TAPS * line, real), array(args[_BIAS], line, real)
+    taps = load_whole(w, c), load_whole(w, line + c), load_whole(w, 2 * line + c), load_whole(w, 3 * line + c)
+    return *taps, load_whole(bias, c)
 
 
 @compiled
-def _filtered(x, x_row, state, row, weight, bias, lines, t, c, end, width, real):  # type: ignore[no-untyped-def]
-    """What the activation is given, for a tile."""
-    y = load_whole(bias, c)
-    for k in range(width):
-        y = y + load_whole(weight, k * lines + c) * _input(x, x_row, state, row, t + k + 1 - width, c, end, width)
-    return y
+def _input(x, row, state, line, t, c, end):  # type: ignore[no-untyped-def]
+    """Inputs of a tile at step t; those before the first step are in `state`."""
+    if t >= 0:
+        return load(x, t * row + c, t * row + end)
+    return load_whole(state, (t + TAPS - 1) * line + c)
 
 
 @compiled
 def _forward(index, args, real):  # type: ignore[no-untyped-def]
     b, first, end = _place(index, args, real)
-    L, row, width, lines = args[_LENGTH], args[_CHANNELS], args[_WIDTH], args[_TILES] * lanes(real)
-    x, x_row = _rows(args, _X, b, real)
-    state = array(args[_STATE], (args[_BATCH], (width - 1) * row), real)[b]
-    weight, bias = array(args[_WEIGHT], width * lines, real), array(args[_BIAS], lines, real)
-    y = array(args[_Y], (args[_BATCH], L * row), real)[b]
-    for t in range(L):
-        for c in range(first, end, lanes(real)):
-            v = _filtered(x, x_row, state, row, weight, bias, lines, t, c, end, width, real)
+    L, channels, line = args[_LENGTH], args[_CHANNELS], args[_TILES] * lanes(real)
+    x, row = _rows(args, _X, b, real)
+    state = array(args[_STATE], (args[_BATCH], (TAPS - 1) * line), real)[b]
+    y = array(args[_Y], (args[_BATCH], L * channels), real)[b]
+    for c in range(first, end, lanes(real)):
+        w0, w1, w2, w3, bias = _taps(args, c, real)
+        x0, x1, x2 = load_whole(state, c), load_whole(state, line + c), load_whole(state, 2 * line + c)
+        for t in range(L):
+            x3 = load(x, t * row + c, t * row + end)
+            v = bias + w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3
             if args[_SILU]:
                 v = silu(v)
-            store(y, t * row + c, t * row + end, v)
+            store(y, t * channels + c, t * channels + end, v)
+            x0, x1, x2 = x1, x2, x3
 
 
 @entry
@@ -72,51 +76,39 @@ def forward_entry(data):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _accumulate(sums, i, v):  # type: ignore[no-untyped-def]
-    store_whole(sums, i, load_whole(sums, i) + v)
-
-
-@compiled
-def _spread(ring, weight, lines, slot, c, width, real):  # type: ignore[no-untyped-def]
-    """The gradient of one input: step t lies in this slot, those after it in the next ones."""
-    v, s = splat(real), slot
-    for k in range(width):
-        v = v + load_whole(weight, (width - 1 - k) * lines + c) * load_whole(ring, s * lines + c)
-        s = s + 1 if s + 1 < width else 0
-    return v
-
-
-@compiled
 def _backward(index, args, real):  # type: ignore[no-untyped-def]
-    """`sums`, for weights and then the bias, and `ring`, of `width` steps, are zero at first."""
+    """Gradients for inputs and the state, and sums over a sequence for weights and, in a fifth row, the bias."""
     b, first, end = _place(index, args, real)
-    L, row, width, lines = args[_LENGTH], args[_CHANNELS], args[_WIDTH], args[_TILES] * lanes(real)
-    x, x_row = _rows(args, _X, b, real)
+    L, channels, line = args[_LENGTH], args[_CHANNELS], args[_TILES] * lanes(real)
+    x, row = _rows(args, _X, b, real)
     g, g_row = _rows(args, _G, b, real)
-    state = array(args[_STATE], (args[_BATCH], (width - 1) * row), real)[b]
-    weight, bias = array(args[_WEIGHT], width * lines, real), array(args[_BIAS], lines, real)
-    g_x = array(args[_G_X], (args[_BATCH], L * row), real)[b]
-    g_state = array(args[_G_STATE], (args[_BATCH], (width - 1) * row), real)[b]
-    sums = array(args[_SUMS], (args[_BATCH], (width + 1) * lines), real)[b]
-    ring = array(args[_RING], (args[_BATCH], width * lines), real)[b]
-    for t in range(L - 1, -1, -1):
-        slot = t % width
-        for c in range(first, end, lanes(real)):
-            v = load(g, t * g_row + c, t * g_row + end)
+    state = array(args[_STATE], (args[_BATCH], (TAPS - 1) * line), real)[b]
+    g_state = array(args[_G_STATE], (args[_BATCH], (TAPS - 1) * line), real)[b]
+    g_x = array(args[_G_X], (args[_BATCH], L * channels), real)[b]
+    sums = array(args[_SUMS], (args[_BATCH], (TAPS + 1) * line), real)[b]
+    for c in range(first, end, lanes(real)):
+        w0, w1, w2, w3, bias = _taps(args, c, real)
+        x1, x2 = _input(x, row, state, line, L - 3, c, end), _input(x, row, state, line, L - 2, c, end)
+        x3 = _input(x, row, state, line, L - 1, c, end)
+        s0, s1, s2, s3, s4 = splat(real), splat(real), splat(real), splat(real), splat(real)
+        g1, g2, g3 = splat(real), splat(real), splat(real)  # ahead of the activation, one to three steps later
+        for t in range(L - 1, -1, -1):
+            x0 = _input(x, row, state, line, t - 3, c, end)
+            g0 = load(g, t * g_row + c, t * g_row + end)
             if args[_SILU]:
-                y = _filtered(x, x_row, state, row, weight, bias, lines, t, c, end, width, real)
-                v = v * silu_and_slope(y)[1]
-            for k in range(width):
-                x_k = _input(x, x_row, state, row, t + k + 1 - width, c, end, width)
-                _accumulate(sums, k * lines + c, v * x_k)
-            _accumulate(sums, width * lines + c, v)
-            store_whole(ring, slot * lines + c, v)
-            store(g_x, t * row + c, t * row + end, _spread(ring, weight, lines, slot, c, width, real))
-    for t in range(-1, -width, -1):
-        slot, s = t + width, (t + width - 1) * row
-        for c in range(first, end, lanes(real)):
-            store_whole(ring, slot * lines + c, splat(real))
-            store(g_state, s + c, s + end, _spread(ring, weight, lines, slot, c, width, real))
+                g0 = g0 * silu_and_slope(bias + w0 * x0 + w1 * x1 + w2 * x2 + w3 * x3)[1]
+            s0, s1, s2, s3, s4 = s0 + g0 * x0, s1 + g0 * x1, s2 + g0 * x2, s3 + g0 * x3, s4 + g0
+            store(g_x, t * channels + c, t * channels + end, w3 * g0 + w2 * g1 + w1 * g2 + w0 * g3)
+            x1, x2, x3 = x0, x1, x2
+            g1, g2, g3 = g0, g1, g2
+        store_whole(g_state, 2 * line + c, w2 * g1 + w1 * g2 + w0 * g3)
+        store_whole(g_state, line + c, w1 * g1 + w0 * g2)
+        store_whole(g_state, c, w0 * g1)
+        store_whole(sums, c, s0)
+        store_whole(sums, line + c, s1)
+        store_whole(sums, 2 * line + c, s2)
+        store_whole(sums, 3 * line + c, s3)
+        store_whole(sums, 4 * line + c, s4)
 
 
 @entry
