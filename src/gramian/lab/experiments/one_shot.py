@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from gramian.compression.cuts import compress_
 from gramian.compression.policies import Rank
+from gramian.errors import ConfigError
 from gramian.lab.build import build_data
 from gramian.lab.config import Config, load_config
 from gramian.lab.data import training_batches
@@ -61,6 +62,13 @@ VARIANTS: Mapping[str, tuple[Variant, ...]] = {
 def one_shot(task: str, scale: str, seeds: Sequence[int], out: Path, runs: Path) -> dict[str, Any]:
     """Train the full model of ``task-scale`` for every seed, cut it in all ways, and write results to `out`."""
     config_name, label = f"{task}-{scale}", f"measures-{task}-{scale}"
+    layer = load_config(config_name).model.layer
+    if layer not in VARIANTS:
+        raise ConfigError(
+            f"measures-{task} was asked for, and '{config_name}' is built of {layer}.",
+            "Its states are ranked by their Hankel singular values; there are no measures to compare.",
+            f"Tasks around {', '.join(VARIANTS)}: measures-copying, measures-text, measures-attention.",
+        )
     results: dict[str, Any] = {
         "title": label,
         "command": f"gramian reproduce measures-{task} --scale {scale} --seeds {' '.join(map(str, seeds))}",
