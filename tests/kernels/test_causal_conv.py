@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from causal_conv_examples import example
 from recurrences import assert_close_results, results_and_gradients
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,14 +16,6 @@ from gramian.kernels.causal_conv_native import TAPS
 HERE = tuple(name for name in CONV_BACKENDS if name != "causal_conv1d")
 FAST = tuple(name for name in HERE if name != "reference")
 SHAPES = ((1, 1, 1, 1), (3, 2, 13, 4), (1, 63, 40, 3), (2, 30, 300, 4), (1, 7, 200, 2), (1, 20, 5, 9))
-
-
-def example(shape: tuple[int, int, int, int], dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    """x, weight, bias, state."""
-    batch, length, channels, width = shape
-    g = torch.Generator().manual_seed(length)
-    sizes = ((batch, length, channels), (channels, width), (channels,), (batch, width - 1, channels))
-    return tuple(torch.randn(*size, generator=g, dtype=torch.float64).to(dtype) for size in sizes)
 
 
 def run(tensors: tuple[Tensor, ...], backend: str, activation: str | None = "silu") -> tuple[Tensor, ...]:
@@ -122,5 +115,5 @@ def test_what_does_not_fit_is_refused() -> None:
         causal_conv1d(x, weight, backend="numbaa")
     with pytest.raises(ConfigError, match="computes on the CPU"):
         causal_conv1d(x.to("meta"), weight.to("meta"), backend="numba")
-    with pytest.raises(ConfigError, match="with 5 weights a channel; it has registers for 4"):
+    with pytest.raises(ConfigError, match="it has registers for 4 weights a channel, not for 5"):
         causal_conv1d(x, torch.zeros(4, 5).to(x), backend="numba")

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from gramian.errors import ConfigError, ShapeError, did_you_mean
 from gramian.kernels.causal_conv_compiled import causal_conv1d_compiled
 from gramian.kernels.causal_conv_native import TAPS
+from gramian.kernels.mamba_packages import conv_by_package, why_not_conv
 
 __all__ = ["CONV_BACKENDS", "causal_conv1d"]
 
-CONV_BACKENDS = ("numba", "torch", "reference")
+CONV_BACKENDS = ("numba", "causal_conv1d", "torch", "reference")
 
 
 def causal_conv1d(
@@ -44,7 +45,8 @@ def causal_conv1d(
     final_state
         Whether the last ``width - 1`` inputs are wanted.
     backend
-        ``"numba"`` (one compiled pass; CPU, widths up to 4), ``"torch"`` (plain torch: any device, `torch.func`),
+        ``"numba"`` (one compiled pass; CPU, widths up to 4), ``"causal_conv1d"`` (that package's kernel, where it is
+        installed and fits; CUDA, not measured on a GPU), ``"torch"`` (plain torch: any device, `torch.func`),
         ``"reference"`` (the loop that specifies it), or ``"auto"``.
 
     Returns
@@ -59,18 +61,20 @@ def causal_conv1d(
         For an unknown activation or backend, or one that cannot run here, and for shapes that do not fit.
     """
     _check(x, weight, bias, state, activation)
-    name = conv_backend(backend, x.device, weight.shape[1])
+    name, before = conv_backend(backend, x, weight.shape[1]), weight.shape[1] - 1
     given = [t for t in (x, weight, bias, state) if t is not None]
     wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
     x_wide, weight = x.to(wide), weight.to(wide)
     bias, state = (None if t is None else t.to(wide) for t in (bias, state))
-    if name == "numba" and x.numel() > 0:
+    if name == "causal_conv1d" and x.numel() > 0:
+        y = conv_by_package(x, weight, bias, state, activation == "silu")
+    elif name == "numba" and x.numel() > 0:
         y = causal_conv1d_compiled(x_wide, weight, bias, state, activation == "silu")
     else:
         run = _by_steps if name == "reference" else _by_shifts
-        y = run(x_wide, weight, bias, _inputs(x_wide, state, weight.shape[1] - 1))
+        y = run(x_wide, weight, bias, _inputs(x_wide, state, before))
         y = F.silu(y) if activation == "silu" else y
-    return y.to(x.dtype), _last_inputs(x_wide, state, weight.shape[1] - 1) if final_state else None
+    return y.to(x.dtype), _last_inputs(x_wide, state, before) if final_state else None
 
 
 def _inputs(x: Tensor, state: Tensor | None, before: int) -> Tensor:
@@ -83,22 +87,26 @@ def _last_inputs(x: Tensor, state: Tensor | None, before: int) -> Tensor:
     return recent[:, recent.shape[1] - before :]
 
 
-def conv_backend(name: str, device: torch.device, width: int) -> str:
-    """The backend that `name` means on `device` for a filter of some width."""
+def conv_backend(name: str, x: Tensor, width: int) -> str:
+    """The backend that `name` means for these inputs and a filter of some width."""
     if name == "auto":
-        return "numba" if device.type == "cpu" and width <= TAPS else "torch"
+        if x.device.type == "cpu":
+            return "numba" if width <= TAPS else "torch"
+        return "torch" if why_not_conv(x, width) else "causal_conv1d"
     if name not in CONV_BACKENDS:
         raise ConfigError(
             f"backend '{name}' was asked for; needed: auto, {', '.join(CONV_BACKENDS)}."
             f"{did_you_mean(name, CONV_BACKENDS)}"
         )
-    if name == "numba" and device.type != "cpu":
-        raise ConfigError(f"backend 'numba' computes on the CPU; the tensors are on '{device}'.", cure="backend='auto'")
-    if name == "numba" and width > TAPS:
-        raise ConfigError(
-            f"backend 'numba' was asked for, with {width} weights a channel; it has registers for {TAPS}.",
-            cure="backend='auto'",
-        )
+    reason = ""
+    if name == "numba" and x.device.type != "cpu":
+        reason = f"it computes on the CPU; the tensors are on '{x.device}'"
+    elif name == "numba" and width > TAPS:
+        reason = f"it has registers for {TAPS} weights a channel, not for {width}"
+    elif name == "causal_conv1d":
+        reason = why_not_conv(x, width)
+    if reason:
+        raise ConfigError(f"backend '{name}' was asked for, and cannot run: {reason}.", cure="backend='auto'")
     return name
 
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from gramian.errors import ConfigError, ShapeError, did_you_mean
+from gramian.kernels.mamba_packages import scan_by_package, why_not_scan
 from gramian.kernels.selective_chunked import selective_scan_by_chunks
 from gramian.kernels.selective_compiled import selective_scan_compiled
 from gramian.kernels.selective_reference import selective_scan_by_steps
 
 __all__ = ["SELECTIVE_BACKENDS", "selective_scan"]
 
-SELECTIVE_BACKENDS = ("numba", "torch", "reference")
+SELECTIVE_BACKENDS = ("numba", "mamba_ssm", "torch", "reference")
 
 
 def selective_scan(
@@ -63,8 +64,9 @@ def selective_scan(
     final_state
         Whether the final state is wanted.
     backend
-        ``"numba"`` (compiled loops with the states in registers, CPU), ``"torch"`` (chunks in plain torch: any
-        device, `torch.func`), ``"reference"`` (the loop that specifies it), or ``"auto"``.
+        ``"numba"`` (compiled loops with the states in registers, CPU), ``"mamba_ssm"`` (that package's kernel, where
+        it is installed and fits; CUDA, not measured on a GPU), ``"torch"`` (chunks in plain torch: any device,
+        `torch.func`), ``"reference"`` (the loop that specifies it), or ``"auto"``.
 
     Returns
     -------
@@ -82,12 +84,15 @@ def selective_scan(
     Gu and Dao, Mamba: linear-time sequence modeling with selective state spaces, arXiv 2312.00752, section 3.
     """
     _check(u, dt, A, B, C, D, z, dt_bias, state)
-    name = selective_backend(backend, u.device)
-    given = [t for t in (u, dt, A, B, C, D, z, dt_bias, state) if t is not None]
-    wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
+    name = selective_backend(backend, u, A, state, final_state)
     B, C = (m if m.ndim == 4 else m[:, :, None] for m in (B, C))
     if u.numel() == 0 or A.shape[1] == 0:
         name = "reference"
+    if name == "mamba_ssm":
+        y, final = scan_by_package(u, dt, A, B, C, D, z, dt_bias, softplus, final_state)
+        return y, final if final_state else None
+    given = [t for t in (u, dt, A, B, C, D, z, dt_bias, state) if t is not None]
+    wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
     if state is None and name != "numba":
         state = u.new_zeros(u.shape[0], *A.shape, dtype=wide)
     tensors = [None if t is None else t.to(wide) for t in (u, dt, A, B, C, D, z, dt_bias, state)]
@@ -103,17 +108,24 @@ _RUN: Mapping[str, Callable[..., tuple[Tensor, Tensor]]] = {
 }
 
 
-def selective_backend(name: str, device: torch.device) -> str:
-    """The backend that `name` means on `device`."""
+def selective_backend(name: str, u: Tensor, A: Tensor, state: Tensor | None, final_state: bool) -> str:
+    """The backend that `name` means for these tensors."""
     if name == "auto":
-        return "numba" if device.type == "cpu" else "torch"
+        if u.device.type == "cpu":
+            return "numba"
+        return "torch" if why_not_scan(u, A, state, final_state) else "mamba_ssm"
     if name not in SELECTIVE_BACKENDS:
         raise ConfigError(
             f"backend '{name}' was asked for; needed: auto, {', '.join(SELECTIVE_BACKENDS)}."
             f"{did_you_mean(name, SELECTIVE_BACKENDS)}"
         )
-    if name == "numba" and device.type != "cpu":
-        raise ConfigError(f"backend 'numba' computes on the CPU; the tensors are on '{device}'.", cure="backend='auto'")
+    reason = ""
+    if name == "numba" and u.device.type != "cpu":
+        reason = f"it computes on the CPU; the tensors are on '{u.device}'"
+    elif name == "mamba_ssm":
+        reason = why_not_scan(u, A, state, final_state)
+    if reason:
+        raise ConfigError(f"backend '{name}' was asked for, and cannot run: {reason}.", cure="backend='auto'")
     return name
 
 
