@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from mixer_models import CONFIGS, batches, logits, mixers, tiny_model, tokens
 from torch import nn
 
 from gramian import At, Compressor, Rank, RollBack, compress_
@@ -16,6 +15,7 @@ from gramian.layers.reducible import reducible_layers, resize_like_
 from gramian.layers.reduction import OutputError, Reduction
 from gramian.layers.selective.measures import ContributionEnergy, Taylor
 from gramian.layers.spectra import spectra_of
+from mixer_models import CONFIGS, batches, logits, mixers, tiny_model, tokens
 
 ALL = pytest.mark.parametrize("name", CONFIGS)
 RANK = 3
