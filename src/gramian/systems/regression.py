@@ -16,7 +16,7 @@ from gramian.errors import GramianError
 
 __all__ = ["RIDGES", "Elimination", "NormalEquations", "eliminate_blocks"]
 
-RIDGES = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # relative to the mean of the diagonal of ``gram``
+RIDGES = (1e-8, 1e-6, 1e-4, 1e-2)  # relative to the mean of the diagonal of ``gram``
 _ALMOST_ZERO = 1e-150  # so small that no data have it, and so large that its ridge has an inverse
 
 
@@ -73,18 +73,19 @@ def eliminate_blocks(equations: NormalEquations, blocks: int, ridge: float = 1e-
     K = torch.cholesky_inverse(_factor(equations.gram, ridge))
     beta = K @ equations.cross
     error = max(0.0, equations.energy - float(equations.cross @ beta))
-    alive = list(range(blocks))
+    alive = torch.arange(blocks)
     dropped, errors = [], [error]
-    while alive:
-        n = len(alive)
-        diagonal = K.view(n, size, n, size).diagonal(dim1=0, dim2=2).movedim(-1, 0)  # (n, size, size)
-        own = beta.view(n, size)
-        rises = (own * torch.linalg.solve(diagonal, own[..., None])[..., 0]).sum(-1)
-        m = int(rises.argmin())
-        error += max(0.0, float(rises[m]))
+    diagonal = K.view(blocks, size, blocks, size).diagonal(dim1=0, dim2=2).movedim(-1, 0)  # (blocks, size, size), views
+    own = beta.view(blocks, size)
+    while len(alive):
+        kept = own[alive]
+        rises = (kept * torch.linalg.solve(diagonal[alive], kept[..., None])[..., 0]).sum(-1)
+        first = int(rises.argmin())
+        error += max(0.0, float(rises[first]))
         errors.append(error)
-        dropped.append(alive.pop(m))
-        K, beta = _without(K, beta, m, size)
+        dropped.append(int(alive[first]))
+        _drop_(K, beta, slice(dropped[-1] * size, (dropped[-1] + 1) * size))
+        alive = torch.cat([alive[:first], alive[first + 1 :]])
     return Elimination(torch.tensor(dropped[::-1]), torch.tensor(errors[::-1], dtype=torch.float64))
 
 
@@ -100,10 +101,9 @@ def _factor(gram: Tensor, ridge: float) -> Tensor:
     raise GramianError("the normal equations have entries that are not finite; needed: finite data and parameters.")
 
 
-def _without(K: Tensor, beta: Tensor, block: int, size: int) -> tuple[Tensor, Tensor]:
-    """The inverse and the solution of the regression without one block."""
-    out = torch.arange(block * size, (block + 1) * size)
-    stay = torch.cat([torch.arange(0, block * size), torch.arange((block + 1) * size, len(beta))])
-    columns = K[stay][:, out]
-    weights = torch.linalg.solve(K[out][:, out], columns.mT).mT
-    return torch.addmm(K[stay][:, stay], weights, columns.mT, alpha=-1), beta[stay] - weights @ beta[out]
+def _drop_(K: Tensor, beta: Tensor, out: slice) -> None:
+    """Make inverse and solution those of the regression without the features `out`; theirs become zero."""
+    columns = K[:, out].clone()
+    weights = torch.linalg.solve(columns[out], columns.mT).mT
+    beta -= weights @ beta[out]
+    K.addmm_(weights, columns.mT, alpha=-1)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gramian.layers.selective.equations import principal, readout_equations, state_output, write_equations
+from gramian.layers.selective.equations import principal, readout_equations, write_equations
 from gramian.layers.selective.samples import Sample
-from gramian.layers.selective.signals import Signals
+from gramian.layers.selective.signals import Signals, state_output
 from gramian.systems.regression import NormalEquations
 from selective_zoo import make_layer, sequences, states_by_hand
 

@@ -30,10 +30,11 @@ from gramian.layers.adapters.mamba1 import MambaMixerAdapter
 from gramian.layers.calibration import Calibrated
 from gramian.layers.reducible import Spectrum
 from gramian.layers.reduction import OutputError, Reduction
-from gramian.layers.selective.equations import paired, state_output
+from gramian.layers.selective.equations import paired
 from gramian.layers.selective.layer import relative_output_error
 from gramian.layers.selective.layout import Fixed, States
 from gramian.layers.selective.samples import samples
+from gramian.layers.selective.signals import state_output
 from gramian.systems.projections import Choice, balanced
 from gramian.systems.regression import NormalEquations
 

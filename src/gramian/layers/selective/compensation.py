@@ -19,7 +19,7 @@ from gramian.systems.regression import NormalEquations
 
 __all__ = ["compensated"]
 
-_MOST_READ_FEATURES = 2048  # kept states times components of C
+_MOST_READ_FEATURES = 1024  # kept states times components of C
 _MOST_WRITE_FEATURES = 512  # kept states times components of B: each is a state of its own while F is fitted
 
 

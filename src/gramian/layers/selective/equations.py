@@ -16,7 +16,7 @@ from gramian.layers.selective.samples import Sample
 from gramian.layers.selective.signals import Signals, contributions
 from gramian.systems.regression import NormalEquations
 
-__all__ = ["paired", "principal", "readout_equations", "state_output", "write_equations"]
+__all__ = ["paired", "principal", "readout_equations", "write_equations"]
 
 Samples = Callable[[], Iterable[Sample]]
 
@@ -31,16 +31,6 @@ def principal(seen: Samples, what: str, most: int) -> Tensor:
     if moment.shape[-1] <= most:
         return torch.eye(moment.shape[-1], dtype=torch.float64).expand_as(moment)
     return torch.linalg.eigh(moment.cpu()).eigenvectors[..., -most:]
-
-
-def state_output(signals: Signals, steps: Tensor) -> Tensor:
-    """What passes through the states of each group, ``(samples, groups, d_out)``, at `steps`."""
-    return _in_order([torch.einsum("sgdn,sgn->sgd", p.M, p.C) for p in contributions(signals, steps)], len(signals.u))
-
-
-def _in_order(pieces: list[Tensor], batch: int) -> Tensor:
-    """Pieces of consecutive steps, each ordered by sequence, as one tensor ordered by sequence."""
-    return torch.cat([p.unflatten(0, (batch, -1)) for p in pieces], 1).flatten(0, 1)
 
 
 def paired(
@@ -68,10 +58,9 @@ def readout_equations(seen: Samples, keep: Callable[[Signals], Signals], basis: 
     tally = _Tally(len(basis))
     for sample in seen():
         s = sample.signals
-        target = state_output(s, sample.steps)
         components = torch.einsum("blgn,gnp->blgp", s.C, basis.to(s.C))
         kept = keep(s)
-        for M, c, y in paired(kept.with_states(kept.A, kept.B, components), target, sample.steps):
+        for M, c, y in paired(kept.with_states(kept.A, kept.B, components), sample.target, sample.steps):
             for g in range(len(basis)):
                 inner = (M[:, g].mT @ M[:, g]).flatten(1)  # (samples, r r)
                 outer = (c[:, g, :, None] * c[:, g, None, :]).flatten(1)  # (samples, p p)
@@ -99,11 +88,10 @@ def write_equations(
     q, tally = basis.shape[-1], _Tally(len(basis))
     for sample in seen():
         s = sample.signals
-        target = state_output(s, sample.steps)
         kept = keep(s)
         components = torch.einsum("blgn,gnq->blgq", s.B, basis.to(s.B))
         driven = kept.with_states(kept.A, components, readout(s).repeat_interleave(q, -1))
-        for M, c, y in paired(driven, target, sample.steps, pairs=True):
+        for M, c, y in paired(driven, sample.target, sample.steps, pairs=True):
             features = M * c[:, :, None, :]  # (samples, groups, d_out, r q)
             for g in range(len(basis)):
                 rows = features[:, g].flatten(0, 1)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Balanced", "Regression"]
 
 _NUMERICAL_ZERO = 1e-13  # of the largest singular value: directions below it are rounding noise
-_MOST_FEATURES = 2048  # states times components of C, in the regression on all states
+_MOST_FEATURES = 1024  # states times components of C, in the regression on all states
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,11 @@ class Regression(Measure):
     name = "regression"
 
     def ranking(self, layer: Observed, evidence: Evidence, seed: int) -> Ranking:
-        def seen() -> Iterable[Sample]:
-            return samples(layer.signals, evidence.inputs, seed=seed, sketch=True)
-
-        states = next(iter(seen())).signals.d_state
-        basis = principal(seen, "C", max(1, _MOST_FEATURES // states))
+        seen = list(samples(layer.signals, evidence.inputs, seed=seed, sketch=True))
+        states = seen[0].signals.d_state
+        basis = principal(lambda: seen, "C", max(1, _MOST_FEATURES // states))
         orders, values = [], []
-        for equations in readout_equations(seen, lambda s: s, basis):
+        for equations in readout_equations(lambda: seen, lambda s: s, basis):
             found = eliminate_blocks(equations, states)
             relative = found.errors / max(equations.energy, torch.finfo(torch.float64).tiny)
             orders.append(found.order)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from gramian.layers.calibration import Calibrated, Calibration, Evidence, evalua
 from gramian.layers.reducible import Spectrum, assign_
 from gramian.layers.reduction import OutputError, Reduction
 from gramian.layers.selective.compensation import compensated
+from gramian.layers.selective.equations import Samples
 from gramian.layers.selective.layout import Layout, StateChange
 from gramian.layers.selective.measures import Balanced, ContributionEnergy, Measure, Ranking, Regression
-from gramian.layers.selective.samples import Sample, samples
+from gramian.layers.selective.samples import samples
 from gramian.layers.selective.signals import Signals
 from gramian.systems.projections import Choice, Keep, balanced
 
@@ -133,13 +134,11 @@ class Selective:
             return Balanced()
         return Regression() if layout.mixes and mix else ContributionEnergy()
 
-    def _seen(self, known: Calibrated, which: str) -> Any:
+    def _seen(self, known: Calibrated, which: str) -> Samples:
         sequences = getattr(known.evidence, which)
 
-        def again() -> Iterable[Sample]:
-            return samples(self.signals, sequences, seed=known.seed, sketch=True)
-
-        return again
+        kept = list(samples(self.signals, sequences, seed=known.seed, sketch=True))
+        return lambda: kept
 
     def apply_(self, reduction: Reduction) -> None:
         """Become what was proposed, in place; parameters keep their identity."""

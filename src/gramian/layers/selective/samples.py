@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from gramian.layers.selective.signals import Signals
+from gramian.layers.selective.signals import Signals, state_output
 
 __all__ = ["Sample", "samples"]
 
@@ -24,6 +25,11 @@ class Sample:
     signals: Signals
     steps: Tensor
     gradient: Tensor | None
+
+    @cached_property
+    def target(self) -> Tensor:
+        """What passes through the states of each group at these steps, ``(samples, groups, d_out)``."""
+        return state_output(self.signals, self.steps)
 
 
 def samples(

@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Contributions", "Signals", "contributions"]
+from gramian.kernels import selective_scan
+
+__all__ = ["Contributions", "Signals", "contributions", "state_output"]
 
 _CHUNK_BYTES = 2**26  # of the states of consecutive steps that are kept at a time
 
@@ -137,3 +139,14 @@ def _contributed(s: Signals, held: list[Tensor], steps: Tensor) -> Contributions
     C, gate = s.C[:, at].flatten(0, 1), s.gate[:, at].flatten(0, 1)
     readout = s.readout.movedim(1, 0)  # (groups, d_out, P)
     return Contributions((gate[:, :, None, :] * readout) @ h, C, h, steps)
+
+
+def state_output(signals: Signals, steps: Tensor) -> Tensor:
+    """What passes through the states of each group at `steps`, ``(batch * len(steps), groups, d_out)``."""
+    s = signals.float()
+    if s.gain is None and s.log_gate is None:
+        y, _ = selective_scan(s.u.flatten(2), s.dt.flatten(2), s.A.flatten(0, 1), s.B, s.C, softplus=False)
+        gated = s.gate[:, steps] * y[:, steps].unflatten(-1, (s.groups, -1))
+        return torch.einsum("bsgp,dgp->bsgd", gated, s.readout).flatten(0, 1)
+    pieces = [torch.einsum("sgdn,sgn->sgd", p.M, p.C) for p in contributions(s, steps)]
+    return torch.cat([p.unflatten(0, (len(s.u), -1)) for p in pieces], 1).flatten(0, 1)
