@@ -79,7 +79,7 @@ def one_shot(task: str, scale: str, seeds: Sequence[int], out: Path, runs: Path)
     }
     for seed in seeds:
         config = without_cuts(load_config(config_name, [f"train.seed={seed}"]))
-        folder = runs / "measures" / config_name / f"seed{seed}"
+        folder = runs / "reproduce" / config_name / f"full-seed{seed}"  # the very run that the comparison also needs
         finished(config, folder)
         results["seeds_done"].append({"seed": seed, **_all_cuts(config, folder)})
         write_json(out / f"{label}.json", results)
