@@ -58,7 +58,7 @@ def ssd(
         Whether the final state is wanted.
     backend
         ``"numba"`` (compiled loops over chunks that stay in the caches, CPU), ``"chunked"`` (matrix products over all
-        chunks at once, with a gradient that stores little: any device), ``"torch"`` (the same, with autograd's
+        chunks at once, which store the states between chunks: any device), ``"torch"`` (the same, with autograd's
         gradient: `torch.func`), ``"reference"`` (the loop that specifies it), or ``"auto"``.
 
     Returns

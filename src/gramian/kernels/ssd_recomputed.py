@@ -1,4 +1,7 @@
-"""State space duality by `gramian.kernels.ssd_chunked` with its own gradient, as an operator: it stores little."""
+"""State space duality by `gramian.kernels.ssd_chunked` with a gradient of its own, as an operator.
+
+Autograd would store the triangular matrices of all chunks; this stores the states between chunks.
+"""
 
 from __future__ import annotations
 
