@@ -61,12 +61,12 @@ def test_functions_of_vectors_are_accurate(dtype: torch.dtype, ulp: float) -> No
 
 
 @pytest.mark.parametrize(("dtype", "lowest", "highest"), [(torch.float32, -125, 127), (torch.float64, -1021, 1023)])
-def test_powers_beyond_the_range_of_exponents_are_its_end(dtype: torch.dtype, lowest: int, highest: int) -> None:
+def test_powers_beyond_the_range_of_exponents(dtype: torch.dtype, lowest: int, highest: int) -> None:
     powers = applied(torch.tensor([-1e30, -5e6, -2000, lowest, highest, 2000, 5e6, 1e30], dtype=dtype))[0].double()
     assert (powers[:3] <= 2.0**lowest * (1 + 1e-6)).all()
     assert powers[3] == 2.0**lowest
     assert powers[4] == 2.0**highest
-    assert (powers[5:] >= 2.0**highest).all()
+    assert not powers[5:].isfinite().any()
     assert applied(torch.tensor([torch.nan], dtype=dtype))[0].isnan().all()
 
 

@@ -6,6 +6,7 @@ from gramian.kernels.gated_attention import GATED_ATTENTION_BACKENDS, gated_atte
 from gramian.kernels.gated_norm import gated_rms_norm
 from gramian.kernels.scan import SCAN_BACKENDS, scan
 from gramian.kernels.selective import SELECTIVE_BACKENDS, selective_scan
+from gramian.kernels.selective_step import selective_step
 from gramian.kernels.ssd import SSD_BACKENDS, ssd
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "gated_rms_norm",
     "scan",
     "selective_scan",
+    "selective_step",
     "ssd",
 ]

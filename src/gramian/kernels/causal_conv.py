@@ -91,7 +91,7 @@ def conv_backend(name: str, x: Tensor, width: int) -> str:
     """The backend that `name` means for these inputs and a filter of some width."""
     if name == "auto":
         if x.device.type == "cpu":
-            return "numba" if width <= TAPS else "torch"
+            return "numba" if width <= TAPS and x.shape[1] > 1 else "torch"
         return "torch" if why_not_conv(x, width) else "causal_conv1d"
     if name not in CONV_BACKENDS:
         raise ConfigError(

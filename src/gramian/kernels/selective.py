@@ -112,7 +112,7 @@ def selective_backend(name: str, u: Tensor, A: Tensor, state: Tensor | None, fin
     """The backend that `name` means for these tensors."""
     if name == "auto":
         if u.device.type == "cpu":
-            return "numba"
+            return "numba" if u.shape[1] > 1 else "reference"  # one step is one step, with fewer preparations
         return "torch" if why_not_scan(u, A, state, final_state) else "mamba_ssm"
     if name not in SELECTIVE_BACKENDS:
         raise ConfigError(

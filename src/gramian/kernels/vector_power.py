@@ -50,7 +50,10 @@ def _mantissa(context: Any, number: Any) -> Any:
 
 
 def power_of_two(x: Any) -> Any:
-    """``2**x`` of a vector, to two units in the last place; beyond the range of exponents, about its end."""
+    """``2**x`` of a vector, to two units in the last place.
+
+    Below the range of exponents it is about the smallest number, above it infinity or NaN.
+    """
     raise NotImplementedError
 
 
@@ -78,7 +81,7 @@ def _double(x):  # type: ignore[no-untyped-def]
     q = q * f + 0.6931471805599453
     n = as_integers(shifted)
     n = where(n < 4843621399236967427, splat_like(n, 4843621399236967427), n)  # -1021
-    n = where(n > 4843621399236969471, splat_like(n, 4843621399236969471), n)  # 1023
+    n = where(n > 4843621399236969472, splat_like(n, 4843621399236969472), n)  # 1024
     t = as_reals((n + 1023) << 52)
     return t + t * f * q
 
@@ -93,7 +96,7 @@ def _single(x):  # type: ignore[no-untyped-def]
     q = q * f + 0.6931471880262288
     n = as_integers(shifted)
     n = where(n < 1262485379, splat_like(n, 1262485379), n)  # -125
-    n = where(n > 1262485631, splat_like(n, 1262485631), n)  # 127
+    n = where(n > 1262485632, splat_like(n, 1262485632), n)  # 128
     t = as_reals((n + 127) << 23)
     return t + t * f * q
 
@@ -105,6 +108,6 @@ def _single_by_table(x):  # type: ignore[no-untyped-def]
     q = q * f + 0.6931471805599453
     n = as_integers(shifted)
     n = where(n < 1228929072, splat_like(n, 1228929072), n)  # -125
-    n = where(n > 1228933119, splat_like(n, 1228933119), n)  # 127 + 15 / 16
+    n = where(n > 1228933120, splat_like(n, 1228933120), n)  # 128
     t = as_reals(_mantissa(n) + (n << 19))
     return t + t * f * q
