@@ -143,7 +143,12 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="smnist, mqar, text, ...; or measures-TASK: cuts without retraining.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="smnist, mqar, text, ...; measures-TASK: cuts without retraining; state-size: accuracy by states."
+        ),
+    ],
     scale: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
     seeds: Annotated[str, typer.Option(help="Seeds, separated by spaces or commas.")] = "0",
     more_seeds: Annotated[list[int] | None, typer.Argument(help="More seeds: --seeds 0 1 2.")] = None,
@@ -154,9 +159,12 @@ def reproduce(
     keep_freed_memory()
     from gramian.lab.experiments.one_shot import one_shot
     from gramian.lab.experiments.reproduce import reproduce as carry_out
+    from gramian.lab.experiments.state_size import state_size_curve
 
     numbers = _numbers(seeds) + (more_seeds or [])
-    if name.startswith("measures-"):
+    if name == "state-size":
+        state_size_curve(scale, numbers, out, runs)
+    elif name.startswith("measures-"):
         one_shot(name.removeprefix("measures-"), scale, numbers, out, runs)
     else:
         carry_out(name, scale, numbers, out, runs)

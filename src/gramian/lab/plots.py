@@ -8,7 +8,7 @@ from typing import Any
 from gramian.errors import ConfigError
 from gramian.lab.files import whole_file
 
-__all__ = ["draw_comparison", "draw_spectra"]
+__all__ = ["draw_comparison", "draw_spectra", "draw_state_sizes"]
 
 _FORMATS = (".svg", ".png", ".pdf")
 
@@ -57,6 +57,27 @@ def draw_comparison(results: dict[str, Any], path: Path) -> None:
     figure.suptitle(
         f"{results['title']}, seeds {results['seeds']}: one line and one dot for each run", fontsize="medium"
     )
+    _save(figure, path)
+
+
+def draw_state_sizes(results: dict[str, Any], path: Path) -> None:
+    """Test accuracy against states trained from scratch: mean and standard deviation of the seeds, and every seed."""
+    figure = _figure(6.5, 4.0)
+    axes = figure.subplots()
+    for index, curve in enumerate(results["summary"]):
+        points, color = curve["points"], f"C{index}"
+        sizes, means = [point["d_state"] for point in points], [point["mean"] for point in points]
+        deviations = [point["sd"] or 0.0 for point in points]
+        label = f"{curve['curve']}, d_model {curve['d_model']}"
+        axes.errorbar(sizes, means, deviations, color=color, lw=1.2, capsize=2, label=label)
+        seeds = [(point["d_state"], accuracy) for point in points for accuracy in point["test"]]
+        axes.scatter(*zip(*seeds, strict=True), color=color, s=10, alpha=0.6)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("states of each layer, from scratch")
+    axes.set_ylabel("test accuracy")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize="small")
+    figure.suptitle(f"{results['title']}, seeds {results['seeds']}", fontsize="medium")
     _save(figure, path)
 
 
