@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gramian.lab.bench import ours
+from gramian.lab.bench import mamba_contestants, ours
 from gramian.lab.bench.resident import peak_resident, seconds_of
 from gramian.lab.bench.settings import CannotRun, Shape, threads
 from gramian.lab.bench.timing import Call
@@ -23,7 +23,12 @@ _CALLS = 3
 TINY = Shape(2, 4, 2, 2)
 """Whose memory is that of the libraries, with what they load when they are first used."""
 
-MEASURED: Mapping[str, Callable[[Shape], Call]] = {"step": ours.step, "cut": ours.cut}
+MEASURED: Mapping[str, Callable[[Shape], Call]] = {
+    "step": ours.step,
+    "cut": ours.cut,
+    "mamba": mamba_contestants.model,
+    "mambapy": mamba_contestants.mambapy_model,
+}
 
 JAX: Mapping[str, float] = {"jax step": 0.1, "jax step, no dropout": 0.0}
 """Names and dropout; run without torch in the process."""

@@ -33,6 +33,7 @@ EXPERIMENTS: Mapping[str, Mapping[str, str]] = {
     "scifar": _tolerances(0.05, 0.15),
     "mqar": {"cut": ""},
     "copying": {"cut": ""},
+    "copying-few": {"cut": ""},
     "induction": {"cut": ""},
     "text": {"cut": ""},
     "dna": {"cut": ""},

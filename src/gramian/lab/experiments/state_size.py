@@ -60,13 +60,19 @@ def _mqar(pairs: int, d_model: tuple[int, ...], d_state: tuple[int, ...], *overr
     return Curve("mqar-small", f"{pairs} pairs", (f"data.pairs={pairs}", *overrides), d_model, d_state)
 
 
+_SHORT_INDUCTION = ("data.length=64", "data.test_lengths=[128]", "train.steps=400", "train.batch_size=64")
+
 GRIDS: Mapping[str, tuple[Curve, ...]] = {
     "tiny": (
         Curve("mqar-tiny", "2 pairs", ("data.pairs=2", "train.steps=20"), (16,), (2, 4)),
         Curve("copying-tiny", "2 tokens", ("data.memorize=2", "train.steps=20"), (16,), (2, 4)),
     ),
-    "small": tuple(
-        _mqar(pairs, (64,), (1, 2, 4, 8, 16, 32), "train.steps=4000", "train.eval_every=500") for pairs in (4, 8, 16)
+    "small": (
+        Curve("copying-small", "8 tokens", (), (32,), (1, 2, 4, 8, 16, 64)),
+        Curve("induction-small", "length 64", _SHORT_INDUCTION, (16,), (1, 2, 4, 16)),
+        Curve("copying-small", "4 tokens", ("data.memorize=4",), (32,), (1, 2, 4, 16)),
+        Curve("copying-small", "8 tokens", (), (64,), (1, 4, 16)),
+        _mqar(4, (64,), (1, 4, 16), "data.length=32", "data.vocab=64", "train.steps=2500", "train.lr=1e-3"),
     ),
     "paper": tuple(
         _mqar(pairs, (32, 64, 128), (1, 2, 4, 8, 16, 32, 64, 128), "data.length=256", "data.vocab=8192")
