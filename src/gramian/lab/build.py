@@ -198,7 +198,7 @@ def build_calibration(config: CalibrationConfig | None, model: nn.Module, batche
     device = next(model.parameters()).device
     return Calibration(
         [tuple(tensor.to(device) for tensor in batches.batch(step)) for step in range(config.batches)],
-        measure=measure_named(config.measure),
+        measure=None if config.measure is None else measure_named(config.measure),
         mix=config.mix,
         tokens=config.tokens,
         loss=lambda model, batch: F.cross_entropy(*predictions(model, *batch)),

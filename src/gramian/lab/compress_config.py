@@ -92,18 +92,20 @@ class RollBackConfig(Strict):
 class CalibrationConfig(Strict):
     """What layers that vary with time are ranked and cut by: so many batches of the training split.
 
-    `tokens` steps of each layer are computed from; `mix` lets kept states take over what the others did.
+    `tokens` steps of each layer are computed from; `mix` lets kept states take over what the others did. Without a
+    `measure`, every layer has the one that suits it.
     """
 
     batches: int = Field(4, ge=1)
     tokens: int = Field(4096, ge=1)
-    measure: str = "regression"
+    measure: str | None = None
     mix: bool = True
 
     @field_validator("measure")
     @classmethod
-    def _known(cls, name: str) -> str:
-        measure_named(name)
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None:
+            measure_named(name)
         return name
 
 
