@@ -10,11 +10,27 @@ from torch.nn import functional as F
 from gramian.kernels.native import array, compiled, entry, launch, run
 from gramian.kernels.selective_math import silu, silu_and_slope, softplus, softplus_and_slope
 from gramian.kernels.vector_memory import broadcast, load, store, store_whole
-from gramian.kernels.vector_power import power_of_two
+from gramian.kernels.vector_power import _single, power_of_two
 from gramian.kernels.vector_sums import totals
 from gramian.kernels.vectors import lanes
 
 EXACT = [(torch.float32, 1.2e-7), (torch.float64, 2.3e-16)]
+
+
+_single_without_table = compiled(_single)  # what processors without AVX-512 run
+
+
+@compiled
+def _powers(index, args, real):
+    n = args[0]
+    x, out = array(args[1], n, real), array(args[2], n, real)
+    for i in range(0, n, lanes(real)):
+        store(out, i, n, _single_without_table(load(x, i, n)))
+
+
+@entry
+def _powers_entry(data):
+    run(_powers, data)
 
 
 @compiled
@@ -68,6 +84,18 @@ def test_powers_beyond_the_range_of_exponents(dtype: torch.dtype, lowest: int, h
     assert powers[4] == 2.0**highest
     assert not powers[5:].isfinite().any()
     assert applied(torch.tensor([torch.nan], dtype=dtype))[0].isnan().all()
+
+
+def test_powers_need_no_table() -> None:
+    x = torch.cat([torch.linspace(-126, 126, 40011), torch.tensor([0.0, 1e-3, torch.nan, 200.0, -1e30])])
+    powers = torch.zeros_like(x)
+    launch(_powers_entry, 1, x.dtype, len(x), x, powers)
+    inside = x.abs() < 100  # far below, parts of a power are too small for the processor
+    assert ((powers[inside].double() / x[inside].double().exp2() - 1).abs() < 2.4e-7).all()
+    assert powers[-5] == 1
+    assert powers[-3].isnan()
+    assert not powers[-2].isfinite()
+    assert powers[-1] <= 2.0**-125
 
 
 @compiled
