@@ -12,9 +12,12 @@ from torch import nn
 __all__ = ["called_by", "forward_with"]
 
 
-def called_by(module: nn.Module) -> frozenset[str]:
-    """Names of functions, attributes and globals in the code of the forward pass of the module's class."""
-    return frozenset(_forward(module).__code__.co_names)
+def called_by(module: nn.Module) -> dict[str, Any]:
+    """The globals that the forward pass of the module's class uses, by name: functions of its file, imports, ..."""
+    forward = _forward(module)
+    code = getattr(forward, "__code__", None)  # none for what was compiled or bound otherwise
+    names = () if code is None else code.co_names
+    return {name: forward.__globals__[name] for name in names if name in forward.__globals__}
 
 
 def forward_with(module: nn.Module, functions: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

@@ -89,7 +89,7 @@ class DeltaRuleAdapter:
             seen.append((q, k, v, g, beta))
             return torch.zeros_like(v), None
 
-        (name,) = called_by(self.module) & set(SCANS)
+        (name,) = called_by(self.module).keys() & set(SCANS)
         forward_with(self.module, {name: scan})(x)
         q, k, v, g, beta = (t[0].float() for t in seen[0])
         q, k = (_unit(t).repeat_interleave(v.shape[1] // t.shape[1], 1) for t in (q, k))
