@@ -34,6 +34,7 @@ EXPERIMENTS: Mapping[str, Mapping[str, str]] = {
     "mqar": {"cut": ""},
     "copying": {"cut": ""},
     "copying-few": {"cut": ""},
+    "copying-four": {"cut": ""},
     "induction": {"cut": ""},
     "text": {"cut": ""},
     "dna": {"cut": ""},
