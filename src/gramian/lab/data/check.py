@@ -58,6 +58,8 @@ class DataReport:
         `SequenceData.source`: origin and sha256.
     length, d_input, n_classes
         As loaded.
+    entries
+        What `d_input` counts: channels, or different tokens.
     splits
         The splits, in the order train, valid, test.
     findings
@@ -70,6 +72,7 @@ class DataReport:
     length: int
     d_input: int
     n_classes: int
+    entries: str
     splits: tuple[SplitReport, ...]
     findings: tuple[str, ...]
 
@@ -86,7 +89,7 @@ class DataReport:
             numbers = (split.samples, per_class, split.non_finite, split.repeated, split.also_in_train)
             table.append((split.name, *map(str, numbers)))
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        title = f"{self.name}: length {self.length}, {self.d_input} channel(s) or tokens, {self.n_classes} classes"
+        title = f"{self.name}: length {self.length}, {self.d_input} {self.entries}, {self.n_classes} classes"
         rows = ("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
         verdict = self.findings or ("nothing wrong found",)
         return "\n".join((title, self.source, *rows, *verdict))
@@ -110,7 +113,8 @@ def check_data(name: str, root: str | os.PathLike[str] | None = None, seed: int 
     expected = (promised.length, promised.d_input, promised.n_classes)
     findings = [f"(length, d_input, n_classes) is {shape}, not {expected}"] if shape != expected else []
     findings += [finding for split in splits for finding in _findings(split)]
-    return DataReport(data.name, data.source, *shape, splits, tuple(findings))
+    entries = "tokens" if data.train.tokens else "channel(s)"
+    return DataReport(data.name, data.source, *shape, entries, splits, tuple(findings))
 
 
 def _split_report(name: str, split: Split, n_classes: int, seen: set[bytes]) -> SplitReport:
