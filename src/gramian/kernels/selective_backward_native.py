@@ -44,7 +44,6 @@ from gramian.kernels.vectors import lanes, splat, splat_like
 
 __all__ = ["backward_entry", "backward_room"]
 
-
 _U, _DT, _Z, _B, _C, _G = range(12, 36, 4)  # strips
 _PLAIN, _G_U, _G_DT, _G_Z, _G_B, _G_C = range(36, 42)
 _A, _D, _BIAS, _BOUNDARY, _ADJOINT, _SUMS, _WORK = range(42, 49)
@@ -201,6 +200,7 @@ def _finish(args, b, g, first, own, t, T, delta, slope, g_y, g_delta, g_x, g_D, 
 
 @compiled
 def _backward(index, args, real):  # type: ignore[no-untyped-def]
+    """The tiles of one task. `sums`, for A, D and the bias of dt, are zero at first."""
     b, g, first, own = place(index, args)
     W, rows, tiles, mine = lanes(real), args[ROWS], args[GROUPS] * args[TILES], g * args[TILES] + first
     numbers, panel, four = rows * tiles * W, panel_room(args[SHARE], W), panel_room(5, W)
@@ -214,10 +214,6 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
     g_y, g_delta, g_x, rest = work[3 * panel :], work[4 * panel :], work[5 * panel :], work[6 * panel :]
     a, h, g_B, g_C = rest, rest[four:], rest[2 * four :], rest[3 * four :]
     B, C = rest[4 * four :], rest[4 * four + BLOCK * rows :]
-    for n in range(0, rows, 4):
-        _clear(sums[(n * tiles + 4 * mine) * W :], 4 * own, real)
-    _clear(g_D, own, real)
-    _clear(g_bias, own, real)
     for back in range(args[BLOCKS]):
         k = args[BLOCKS] - 1 - back
         t = k * BLOCK

@@ -187,7 +187,7 @@ def _scan_backward(
     zeros = g_final.numel() == 0
     adjoint = u.new_zeros(sizes.batch, *sizes.boundary) if zeros else sizes.to_boundary(g_final).contiguous()
     lanes = sizes.groups * sizes.tiles * sizes.lanes
-    sums = u.new_empty(sizes.batch, (sizes.rows + 2) * lanes)  # for A, D and dt_bias
+    sums = u.new_zeros(sizes.batch, (sizes.rows + 2) * lanes)  # for A, D and dt_bias
     work = u.new_empty(sizes.tasks, backward_room(sizes.share, sizes.rows, sizes.lanes))
     launch(
         backward_entry,
@@ -202,7 +202,8 @@ def _scan_backward(
     g_A, g_D, g_bias = sums.sum(0).split([sizes.rows * lanes, lanes, lanes])
     g_A = sizes.from_boundary(g_A.view(sizes.boundary))
     g_state = sizes.from_boundary(adjoint) if stateful else u.new_empty(0)
-    return g_u, g_dt, g_A, g_B.sum(0), g_C.sum(0), sizes.from_tiles(g_D), g_z, sizes.from_tiles(g_bias), g_state
+    g_B, g_C = (m[0] if sizes.splits == 1 else m.sum(0) for m in (g_B, g_C))
+    return g_u, g_dt, g_A, g_B, g_C, sizes.from_tiles(g_D), g_z, sizes.from_tiles(g_bias), g_state
 
 
 @_scan_backward.register_fake
