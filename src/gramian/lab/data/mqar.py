@@ -76,7 +76,7 @@ class Mqar(Generated):
                 f"pairs={self.pairs} do not fit in length={self.length}; needed: an even length of at least "
                 f"{4 * self.pairs}, for pairs take half of it and queries stand at even places of the rest"
             )
-        if self.pairs > (self.vocab - 1) // 2:
+        if self.pairs > self.vocab // 2 - 1:
             raise ConfigError(
                 f"vocab={self.vocab} is too small for pairs={self.pairs} different keys; needed: at least "
                 f"{2 * self.pairs + 2}"
