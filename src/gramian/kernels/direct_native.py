@@ -221,7 +221,8 @@ def _forward(index, args, real):  # type: ignore[no-untyped-def]
         T = min(BLOCK, L - t)
         _fill(inputs, u, b, batch - b, t, T, L, H, padded, real)
         _scaled(inputs, D, outputs, T, padded, real)
-        boundary[k + 1] = boundary[k]
+        for i in range(R * W):  # an assignment of slices would take a second to compile
+            boundary[k + 1, i] = boundary[k, i]
         for r in range(0, R, 4):
             _project(B[r * padded :], inputs, rows, T, padded, real)
             _advance(rows, poles[r:], boundary[k + 1][r * W :], T, real)
@@ -263,7 +264,8 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
         _feed_through(inputs, g_outputs, g_D, T, padded, real)
         for r in range(0, R, 4):
             _project(B[r * padded :], inputs, x, T, padded, real)
-            start[:] = boundary[k][r * W : (r + 4) * W]
+            for i in range(4 * W):
+                start[i] = boundary[k, r * W + i]
             _advance(x, poles[r:], start, T, real)
             _project(C[r * padded :], g_outputs, w, T, padded, real)
             _retreat(w, x, boundary[k][r * W :], poles[r:], adjoint[r * W :], g_poles[r * W :], T, real)

@@ -8,8 +8,9 @@ Arguments reach a task as one array of 64-bit integers: sizes as they are, tenso
 Inside, ``array(args[k], shape, real)`` is the tensor again. A task that is shared by threads in any order must give
 the same bits, so a task writes only what is its own, and sums over tasks are made afterwards, in order.
 
-The *entry* of a kernel, ``@entry def name(data): run(task, data)``, is compiled for float32 and float64 when it is
-first launched, and cached on disk beside the source (or in numba's cache directory, if that cannot be written to).
+The *entry* of a kernel, ``@entry def name(data): run(task, data)``, is compiled for float32 or float64 when it is first
+launched with that type, and cached on disk beside the source (or in numba's cache directory, if that cannot be
+written to).
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ import numba
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import carray, types
+from numba import types
+from numba.core.cgutils import unpack_tuple
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 from torch import Tensor
 
-__all__ = ["HEAD", "Entry", "array", "bits", "compiled", "entry", "launch", "openmp", "run"]
+__all__ = ["HEAD", "Entry", "array", "bits", "compiled", "entry", "launch", "openmp", "run", "run_as"]
 
-HEAD = 3  # integers before a task's own arguments: address of the task counter, number of tasks, bytes of a real
+HEAD = 2  # integers before a task's own arguments: address of the task counter, number of tasks
 _ARGUMENTS = 61  # at most, of a task's own
 _WORTH_THREADS = 4096  # numbers in the largest tensor
 
@@ -43,13 +46,44 @@ compiled = numba.njit(error_model="numpy", fastmath={"contract", "arcp", "nsz"})
 
 
 @intrinsic
-def _pointer(context: Any, address: Any, like: Any) -> Any:
-    result = types.CPointer(like)
+def array(context: Any, address: Any, shape: Any, real: Any) -> Any:
+    """The contiguous array of `shape` at an address, of the type of the number `real`.
+
+    As `numba.carray`, but without a function to compile for every number of dimensions.
+    """
+    result = types.Array(types.unliteral(real), len(shape) if isinstance(shape, types.BaseTuple) else 1, "C")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(result))
+        sizes = unpack_tuple(builder, args[1]) if isinstance(shape, types.BaseTuple) else [args[1]]
+        kinds = shape if isinstance(shape, types.BaseTuple) else [shape]
+        sizes = [context.cast(builder, size, kind, types.intp) for size, kind in zip(sizes, kinds, strict=True)]
+        strides = [context.get_constant(types.intp, result.dtype.bitwidth // 8)]
+        for size in reversed(sizes[1:]):
+            strides.insert(0, builder.mul(strides[0], size))
+        made = context.make_array(result)(context, builder)
+        data = builder.inttoptr(args[0], context.get_data_type(result.dtype).as_pointer())
+        populate_array(made, data=data, shape=sizes, strides=strides, itemsize=strides[-1], meminfo=None)
+        return made._getvalue()
 
-    return result(types.int64, like), codegen
+    return result(types.int64, shape, real), codegen
+
+
+@intrinsic
+def _address(context: Any, data: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], ir.IntType(64))
+
+    return types.int64(data), codegen
+
+
+@intrinsic
+def _zero(context: Any, data: Any) -> Any:
+    """Zero of the type that a pointer says."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(data.dtype, 0)
+
+    return data.dtype(data), codegen
 
 
 @intrinsic
@@ -95,50 +129,50 @@ def _set_float_mode(context: Any, mode: Any) -> Any:
     return types.void(types.int32), codegen
 
 
-@compiled
-def array(address, shape, real):  # type: ignore[no-untyped-def]
-    """The contiguous array of `shape` at an address, of the type of the number `real`."""
-    return carray(_pointer(address, real), shape)
-
-
 # Inlined, so that no trace of `task` as a value is left in the machine code: that would keep it out of the cache.
 @numba.njit(error_model="numpy", inline="always")
-def run(task, data):  # type: ignore[no-untyped-def]
-    """Take tasks off the common counter until none is left."""
-    head = carray(data, HEAD, np.int64)
-    args = carray(data, HEAD + _ARGUMENTS, np.int64)[HEAD:]
+def run_as(task, data, real):  # type: ignore[no-untyped-def]
+    """`run` with numbers of the type of `real`, whatever type the kernel was launched with."""
+    head = array(_address(data), HEAD, 0)
+    args = array(_address(data) + 8 * HEAD, _ARGUMENTS, 0)
     mode = _float_mode()
     _set_float_mode(mode | np.int32(_FLUSH))
     while True:
         index = _next_task(head[0])
         if index >= head[1]:
             break
-        if head[2] == 4:
-            task(index, args, np.float32(0))
-        else:
-            task(index, args, np.float64(0))
+        task(index, args, real)
     _set_float_mode(mode)
 
 
+@numba.njit(error_model="numpy", inline="always")
+def run(task, data):  # type: ignore[no-untyped-def]
+    """Take tasks off the common counter until none is left. The type of `data` says which numbers the tasks have."""
+    run_as(task, data, _zero(data))
+
+
+_Native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
 class Entry:
-    """A kernel as C can call it; compiled, or read from the cache, at the first use of `address`."""
+    """A kernel as C can call it; compiled for a type, or read from the cache, at the first use of `native` with it."""
 
     def __init__(self, function: Callable[[Any], None]) -> None:
         self._function = function
         self.__name__ = function.__name__
         self.__doc__ = function.__doc__
-        self._native: Any = None
+        self._native: dict[bool, tuple[Any, int, Callable[[int], None]]] = {}
 
-    @property
-    def native(self) -> Any:
-        """numba's callback object."""
-        if self._native is None:
-            signature = types.void(types.voidptr)
+    def native(self, double: bool) -> tuple[int, Callable[[int], None]]:
+        """The address of the machine code for float64 (or float32), and a Python function that calls it."""
+        if double not in self._native:
+            signature = types.void(types.CPointer(types.float64 if double else types.float32))
             try:
-                self._native = numba.cfunc(signature, cache=True)(self._function)
+                found = numba.cfunc(signature, cache=True)(self._function)
             except RuntimeError:  # no folder that could hold a cache
-                self._native = numba.cfunc(signature)(self._function)
-        return self._native
+                found = numba.cfunc(signature)(self._function)
+            self._native[double] = found, found.address, _Native(found.address)
+        return self._native[double][1:]
 
 
 def entry(function: Callable[[Any], None]) -> Entry:
@@ -180,17 +214,16 @@ def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: int | Tensor) -
     assert all(not isinstance(t, Tensor) or (t.is_contiguous() and t.device.type == "cpu") for t in args)
     values = [a.data_ptr() if isinstance(a, Tensor) else a for a in args]
     largest = max((a.numel() for a in args if isinstance(a, Tensor)), default=0)
-    size = 4 if dtype in (torch.float32, torch.complex64) else 8
-    data = (ctypes.c_int64 * (HEAD + _ARGUMENTS + 1))(0, tasks, size, *values)
+    data = (ctypes.c_int64 * (HEAD + _ARGUMENTS + 1))(0, tasks, *values)
     address = ctypes.addressof(data)
     data[0] = address + 8 * (HEAD + _ARGUMENTS)  # the counter is the last integer, and starts at zero
     workers = min(tasks, torch.get_num_threads()) if largest >= _WORTH_THREADS else 1
-    native = kernel.native
+    code, call = kernel.native(dtype not in (torch.float32, torch.complex64))
     if workers <= 1:
-        native.ctypes(address)
+        call(address)
     elif (parallel := openmp()) is not None:
-        parallel(native.address, address, workers, 0)
+        parallel(code, address, workers, 0)
     else:
         with ThreadPoolExecutor(workers) as pool:
-            for done in [pool.submit(native.ctypes, address) for _ in range(workers)]:
+            for done in [pool.submit(call, address) for _ in range(workers)]:
                 done.result()
