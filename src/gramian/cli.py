@@ -101,6 +101,8 @@ def compress(
     rank: Annotated[int | None, typer.Option(help="Keep this many states in every layer.")] = None,
     fraction: Annotated[float | None, typer.Option(help="Keep this fraction of every layer's states.")] = None,
     eps: Annotated[float | None, typer.Option(help="Keep the error bound below eps times the layer's norm.")] = None,
+    round_to: Annotated[str | None, typer.Option(help="Round states up to a multiple of this number, or pow2.")] = None,
+    at_least: Annotated[int, typer.Option(help="Keep this many states in every layer at least.")] = 1,
     calibration: Calibrate = None,
     measure: MeasureName = None,
     tokens: Tokens = 4096,
@@ -112,12 +114,12 @@ def compress(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, write nothing.")] = False,
 ) -> None:
     """Cut a trained model once, without training it further."""
-    from gramian.lab.commands import compress_in_terminal
+    from gramian.lab.commands import compress_in_terminal, policy_of
     from gramian.lab.opened import CalibrationRequest
 
-    choices = {"tau": tau, "rank": rank, "fraction": fraction, "eps": eps}
+    rule = {"tau": tau, "rank": rank, "fraction": fraction, "eps": eps}
     data = CalibrationRequest(calibration, measure, tokens, length)
-    compress_in_terminal(model, out, choices, dry_run, data, layout)
+    compress_in_terminal(model, out, policy_of(rule, round_to, at_least), dry_run, data, layout)
 
 
 @app.command(name="eval")

@@ -16,7 +16,7 @@ from gramian.integrations.pretrained import from_pretrained, record_sizes_, save
 from gramian.layers.calibration import Calibration
 from gramian.layers.reducible import reducible_layers
 from gramian.layers.spectra import spectra_of
-from mixer_models import CONFIGS, batches, logits, tiny_model, tokens, transformers
+from mixer_models import ATTENTION, CONFIGS, SMALL, batches, logits, tiny_model, tokens, transformers
 
 ALL = pytest.mark.parametrize("name", CONFIGS)
 
@@ -133,6 +133,21 @@ def test_shards_dtypes_and_classes_are_the_readers_choice(tmp_path: Path) -> Non
     assert d_states(half) == d_states(model)
     inner = from_pretrained(tmp_path, transformers.AutoModel)
     assert type(inner).__name__ == "JambaModel"
+
+
+def test_models_that_cannot_be_cut_are_written_as_they_are(tmp_path: Path) -> None:
+    config = transformers.OlmoHybridConfig(
+        linear_num_key_heads=2,
+        linear_num_value_heads=2,
+        linear_key_head_dim=4,
+        linear_value_head_dim=4,
+        layer_types=["linear_attention", "full_attention"],
+        **{**SMALL, **ATTENTION},
+    )
+    model = transformers.OlmoHybridForCausalLM(config).eval()
+    for layout in ("per_layer", "uniform"):
+        save_pretrained(model, tmp_path, layout)  # type: ignore[arg-type]
+        assert torch.equal(logits(from_pretrained(tmp_path), tokens()), logits(model, tokens()))
 
 
 def test_missing_weights_are_an_error(tmp_path: Path) -> None:

@@ -87,6 +87,14 @@ def test_compressed_folder_is_complete(layout: str | None, gramian: Gramian, fol
     assert [p.name for p in Path().iterdir()] == ["small"]
 
 
+def test_sizes_are_rounded_and_kept_up(gramian: Gramian, folder: Path) -> None:
+    data = ("--calibration", folder / "ids.npy")
+    assert gramian("compress", folder, "-o", "four", "--rank", 3, "--round-to", "pow2", *data).code == 0
+    assert gramian("compress", folder, "-o", "six", "--rank", 4, "--round-to", 3, *data).code == 0
+    assert gramian("compress", folder, "-o", "five", "--rank", 1, "--at-least", 5, *data).code == 0
+    assert [d_states(Path(name)) for name in ("four", "six", "five")] == [[4, 4], [6, 6], [5, 5]]
+
+
 def test_calibration_data_come_from_text_or_from_nowhere(gramian: Gramian, folder: Path) -> None:
     Path("text.txt").write_text("some words, again and again. " * 40)
     few = ("--tokens", 200, "--length", 20, "--rank", 3)
@@ -121,6 +129,7 @@ def test_a_dry_run_writes_nothing(gramian: Gramian, folder: Path) -> None:
         (("--calibration", "random", "--layout", "uniformly"), "Did you mean 'uniform'"),
         (("--calibration", "random", "--tau", 0.1), "exactly one of"),
         (("--calibration", "random", "--length", 1), "at least 2 of each"),
+        (("--calibration", "random", "--round-to", "three"), "round_to='three' was given"),
     ],
 )
 def test_bad_input_is_answered_and_nothing_is_written(

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from gramian.errors import CheckpointError, ConfigError, GramianError, did_you_mean
+from gramian.layers.adapters.delta_rule import DeltaRuleAdapter
 from gramian.layers.adapters.layouts import with_states
 from gramian.layers.adapters.mixers import MixerAdapter
 from gramian.layers.reducible import assign_, reducible_layers
@@ -49,7 +50,7 @@ def save_pretrained(
     net: Any = model
     mixers = _mixers(model)
     sizes = _sizes(mixers)
-    if layout == "uniform":
+    if layout == "uniform" and sizes:
         options["state_dict"] = _filled(model, mixers, max(sizes.values()))
         sizes = dict.fromkeys(sizes, max(sizes.values()))
     with _described(_text_config(net.config), _size_key(mixers), sizes):
@@ -118,7 +119,8 @@ def record_sizes_(model: nn.Module) -> None:
 
 
 def _mixers(model: nn.Module) -> dict[str, MixerAdapter]:
-    layers = reducible_layers(model)
+    """Those whose sizes can differ; mixers that cannot be cut are as the configuration says."""
+    layers = {n: layer for n, layer in reducible_layers(model).items() if not isinstance(layer, DeltaRuleAdapter)}
     strange = [name for name, layer in layers.items() if not isinstance(layer, MixerAdapter)]
     if strange or not hasattr(model, "config"):
         what = f"layer '{strange[0]}'" if strange else type(model).__name__
@@ -135,7 +137,7 @@ def _sizes(mixers: Mapping[str, MixerAdapter]) -> dict[int, int]:
 
 
 def _size_key(mixers: Mapping[str, MixerAdapter]) -> str:
-    return next(iter(mixers.values())).size_key
+    return next((mixer.size_key for mixer in mixers.values()), "")
 
 
 def _text_config(config: Any) -> Any:
@@ -144,6 +146,8 @@ def _text_config(config: Any) -> Any:
 
 
 def _describe_(config: Any, key: str, sizes: Mapping[int, int]) -> None:
+    if not sizes:
+        return
     overrides = {int(layer): dict(values) for layer, values in config.to_dict().get("per_layer_config", {}).items()}
     config.per_layer_config = None
     setattr(config, key, max(sizes.values()))

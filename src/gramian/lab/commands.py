@@ -40,6 +40,7 @@ __all__ = [
     "evaluate_in_terminal",
     "free_folder",
     "list_data",
+    "policy_of",
     "train_in_terminal",
     "write_page",
 ]
@@ -129,10 +130,9 @@ def print_json(content: Any) -> None:
 
 
 def compress_in_terminal(
-    path: Path, out: Path, choices: dict[str, Any], dry_run: bool, data: CalibrationRequest, layout: str | None
+    path: Path, out: Path, policy: Policy, dry_run: bool, data: CalibrationRequest, layout: str | None
 ) -> None:
     """Cut a saved model once and write the smaller one to `out`, which must not exist."""
-    policy = _policy(choices)
     if layout not in (None, "per_layer", "uniform"):
         hint = did_you_mean(str(layout), ("per_layer", "uniform"))
         raise ConfigError(f"--layout '{layout}' was given; needed: per_layer or uniform.{hint}")
@@ -151,13 +151,15 @@ def compress_in_terminal(
         console.print(f"model: {out}", soft_wrap=True)
 
 
-def _policy(choices: dict[str, Any]) -> Policy:
-    given = {name: value for name, value in choices.items() if value is not None}
+def policy_of(rule: dict[str, Any], round_to: str | None = None, at_least: int = 1) -> Policy:
+    """The policy that options of the command line describe; exactly one of those of `rule` is not None."""
+    given = {name: value for name, value in rule.items() if value is not None}
     if len(given) != 1:
         raise ConfigError(
             f"{list(given) or 'nothing'} was given; needed: exactly one of --tau, --rank, --fraction, --eps."
         )
-    (name, value), options = next(iter(given.items())), dict[str, Any](min_gain=0.0)
+    to: Any = int(round_to) if round_to is not None and round_to.isdecimal() else round_to
+    (name, value), options = next(iter(given.items())), dict[str, Any](min_gain=0.0, minimum=at_least, round_to=to)
     if name == "tau":
         return Energy(value, **options)
     if name == "rank":

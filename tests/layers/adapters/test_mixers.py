@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gramian import Rank, compress_
+from gramian.errors import GramianError
 from gramian.layers.calibration import Calibration, calibrate
 from gramian.layers.reducible import reducible_layers
 from gramian.layers.reduction import Reduction
@@ -158,3 +159,20 @@ def test_half_precision_is_cut_like_single(name: str) -> None:
     assert event.changed
     assert all(p.dtype == torch.bfloat16 for p in model.parameters())
     assert bool(logits(model, tokens()).isfinite().all())
+
+
+@pytest.mark.parametrize("how", ["quantised", "wrapped", "offloaded"])
+def test_weights_that_are_not_plain_are_refused_before_anything_is_cut(how: str) -> None:
+    model = tiny_model("Mamba")
+    mixer = model.backbone.layers[1].mixer
+    layers: Any = reducible_layers(model)
+    evidence = calibrate(model, layers, Calibration(batches()))
+    if how == "wrapped":
+        mixer.x_proj = nn.utils.parametrizations.weight_norm(mixer.x_proj)
+    elif how == "quantised":
+        mixer.x_proj.weight = nn.Parameter(torch.zeros(17, 32, dtype=torch.int8), requires_grad=False)
+    else:
+        mixer.A_log = nn.Parameter(mixer.A_log.to("meta"))
+    name = "backbone.layers.1.mixer"
+    with pytest.raises(GramianError, match="of a MambaMixer is"):
+        layers[name].calibrated_spectrum(evidence[name], Calibration(batches()))
