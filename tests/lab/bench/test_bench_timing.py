@@ -41,6 +41,13 @@ def test_every_contestant_has_its_turn_in_every_round_and_warm_up_is_not_counted
     assert turns.samples == {"A": (1.0,) * 3, "B": (2.0,) * 3, "C": (3.0,) * 3}
 
 
+def test_calls_to_settle_are_not_counted(clock: Clock) -> None:
+    contestants = {"A": clock.contestant("A", *[9.0, 1.0] * 9), "B": clock.contestant("B", 2.0)}
+    turns = in_turns(contestants, rounds=2, warmup=1, least=0.0, settle=1)
+    assert clock.calls == "AABB" * 3
+    assert turns.samples == {"A": (1.0, 1.0), "B": (2.0, 2.0)}
+
+
 def test_ratio_is_taken_round_by_round_so_that_the_machines_moods_cancel(clock: Clock) -> None:
     contestants = {"A": clock.contestant("A", 2.0, 20.0, 6.0), "B": clock.contestant("B", 1.0, 10.0, 2.0)}
     ratio = in_turns(contestants, rounds=3, warmup=0).ratio("A", "B")

@@ -26,10 +26,10 @@ def rows_against(turns: Turns, missing: Mapping[str, str], reference: str) -> li
     return rows + [(name, f"not run: {reason}", "") for name, reason in missing.items()]
 
 
-def compare(builders: Builders, settings: Settings) -> tuple[Turns, dict[str, str]]:
+def compare(builders: Builders, settings: Settings, settle: int = 0) -> tuple[Turns, dict[str, str]]:
     """All that run, in turns; and why the others do not."""
     here, missing = ready(builders)
-    return in_turns(here, settings.rounds, least=settings.least), missing
+    return in_turns(here, settings.rounds, least=settings.least, settle=settle), missing
 
 
 def layer_table(settings: Settings) -> Result:

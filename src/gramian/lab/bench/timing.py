@@ -71,21 +71,24 @@ class Turns:
         return {"seconds": {k: list(v) for k, v in self.samples.items()}, "calls": dict(self.calls)}
 
 
-def in_turns(contestants: Mapping[str, Call], rounds: int, warmup: int = 2, least: float = 0.05) -> Turns:
+def in_turns(
+    contestants: Mapping[str, Call], rounds: int, warmup: int = 2, least: float = 0.05, settle: int = 0
+) -> Turns:
     """Time contestants in turns, A B C A B C ..., after `warmup` rounds that are not counted.
 
     A turn is as many calls as take about `least` seconds, by the last call of the warm-up, and counts as their mean:
-    so that threads of the contestant before, which spin for a moment, and caches it filled weigh little.
+    so that threads of the contestant before, which spin for a moment, and caches it filled weigh little. `settle` calls
+    ahead of every turn are not counted: for contestants so large that even the memory they freed weighs on the next.
     """
     last = dict.fromkeys(contestants, 0.0)
     for _ in range(warmup):
         for name, call in contestants.items():
-            last[name] = _seconds(call, 1)
+            last[name] = _seconds(call, 1, settle)
     calls = {name: _calls(seconds, least) for name, seconds in last.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, call in contestants.items():
-            samples[name].append(_seconds(call, calls[name]))
+            samples[name].append(_seconds(call, calls[name], settle))
     return Turns({name: tuple(values) for name, values in samples.items()}, calls)
 
 
@@ -111,7 +114,9 @@ def _built(build: Callable[[], Call]) -> Call | str:
     return call
 
 
-def _seconds(call: Call, calls: int) -> float:
+def _seconds(call: Call, calls: int, settle: int) -> float:
+    for _ in range(settle):
+        call()
     start = time.perf_counter()
     for _ in range(calls):
         call()
