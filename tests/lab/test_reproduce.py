@@ -34,7 +34,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Config]]:
         # In every run validation rises by a tenth each second; a full model needs twice the time.
         seconds = [2.0, 4.0, 6.0] if name == "full" else [1.0, 2.0, 3.0]
         curve = {"step": [20, 40, 60], "seconds": seconds, "accuracy": [0.1, 0.2, 0.3 + 0.1 * seed]}
-        scores = {"valid": 0.3 + 0.1 * seed, "valid_at_end": 0.3 + 0.1 * seed, "test": 0.25, "test_loss": 1.5, "seconds": seconds[-1]}
+        valid = {"valid": 0.3 + 0.1 * seed, "valid_at_end": 0.3 + 0.1 * seed}
+        scores = {**valid, "test": 0.25, "test_loss": 1.5, "seconds": seconds[-1]}
         return {"seed": seed, "states": states, "sizes": [states], "curve": curve, "events": [], **scores}
 
     monkeypatch.setattr(module, "finished", finish)
