@@ -22,13 +22,28 @@ def test_transformers_computes_our_output_and_gradient_of_the_input() -> None:
         assert sum(p.numel() for p in mine) == sum(p.numel() for p in others)
 
 
+def test_transformers_computes_our_recurrence_with_its_gradients() -> None:
+    pytest.importorskip("transformers", reason="compares with transformers: pip install 'gramian[hf]'")
+    shape = Shape(2, 37, 8, 6)
+    y, mine = mamba2_tables.our_recurrence(shape)()
+    try:
+        z, others = mamba2_tables.their_recurrence(shape, 16)()
+    except CannotRun as reason:
+        pytest.skip(str(reason))
+    torch.testing.assert_close(z, y, rtol=1e-4, atol=1e-4)
+    for a, b in zip(others, mine, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
 def test_without_transformers_the_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mamba2_tables, "find_spec", lambda name: None)
     with pytest.raises(CannotRun, match=r"pip install 'gramian\[hf\]'"):
         mamba2_tables.theirs(Shape(2, 37, 8, 6), 16)
     result: Any = mamba2_tables.mamba2_table(Settings(rounds=1, small=True))
     cells = [cell for section in result.sections for row in section.rows for cell in row]
-    assert sum("not run" in cell for cell in cells) == 6
+    assert sum("not run" in cell for cell in cells) == 12
+    with pytest.raises(CannotRun, match=r"pip install 'gramian\[hf\]'"):
+        mamba2_tables.their_recurrence(Shape(2, 37, 8, 6), 16)
     assert [row[0] for row in result.sections[0].rows] == ["gramian, N 12 / N 4"]
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gramian.kernels import ssd
 from gramian.lab.bench.kernel_tables import compare, rows_against
 from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import CannotRun, Settings, Shape
 from gramian.lab.bench.timing import Call, Turns
 from gramian.layers.mamba2 import Mamba2
 
-__all__ = ["Blocks", "head_dim", "mamba2_table", "ours", "theirs"]
+__all__ = ["Blocks", "head_dim", "mamba2_table", "our_recurrence", "ours", "their_recurrence", "theirs"]
 
 SHAPE = Shape(8, 256, 128, 16, blocks=2)
 STATES = (16, 64, 128)
@@ -103,11 +104,49 @@ def _with_gradients(forward: Callable[[Tensor], Tensor], parameters: list[nn.Par
     return call
 
 
-def mamba2_table(settings: Settings) -> Result:
-    """Two blocks, forward and backward, at three sizes of the state."""
-    shapes = [settings.fit(replace(SHAPE, states=n)) for n in STATES]
-    if settings.small:
-        shapes = [replace(shape, states=n) for shape, n in zip(shapes, (4, 8, 12), strict=True)]
+def our_recurrence(shape: Shape) -> Call:
+    """The recurrence of one layer and its gradients."""
+
+    def run(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        return ssd(x, A * dt, B, C, dt=dt, D=D)[0]
+
+    return _recurrence(run, shape)
+
+
+def their_recurrence(shape: Shape, chunk: int) -> Call:
+    """The same by transformers."""
+    if find_spec("transformers") is None:
+        raise CannotRun("transformers is not installed: pip install 'gramian[hf]'")
+    from transformers.models.mamba2 import modeling_mamba2
+
+    scan = getattr(modeling_mamba2, "mamba2_chunk_scan", None)
+    if scan is None:
+        raise CannotRun("this version of transformers has no function for the recurrence alone")
+
+    def run(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        y: Tensor = scan(x, dt, A, B, C, chunk_size=chunk, D=D)
+        return y
+
+    return _recurrence(run, shape)
+
+
+def _recurrence(run: Callable[..., Tensor], shape: Shape) -> Call:
+    g = torch.Generator().manual_seed(0)
+    P = head_dim(shape)
+    heads, steps = 2 * shape.channels // P, (shape.batch, shape.length)
+    x, grads = torch.randn(2, *steps, heads, P, generator=g)
+    B, C = torch.randn(2, *steps, 1, shape.states, generator=g)
+    dt, A, D = torch.rand(*steps, heads, generator=g) * 0.1, -1 - torch.rand(heads, generator=g), torch.ones(heads)
+    leaves = [t.requires_grad_() for t in (x, dt, A, B, C, D)]
+
+    def call() -> tuple[Tensor, tuple[Tensor, ...]]:
+        y = run(*leaves)
+        return y, torch.autograd.grad(y, leaves, grads)
+
+    return call
+
+
+def _builders(shapes: list[Shape]) -> dict[str, Callable[[], Call]]:
     builders: dict[str, Callable[[], Call]] = {}
     for shape in shapes:
         end = f", N {shape.states}"
@@ -115,28 +154,47 @@ def mamba2_table(settings: Settings) -> Result:
         for chunk in (DEFAULT_CHUNK, SHORT_CHUNK):
             name = f"transformers, chunks of {chunk}{end}"
             builders[name] = lambda shape=shape, chunk=chunk: theirs(shape, chunk)  # type: ignore[misc]
-    turns, missing = compare(builders, settings)
+        end = f", recurrence{end}"
+        builders[f"gramian{end}"] = lambda shape=shape: our_recurrence(shape)  # type: ignore[misc]
+        for chunk in (DEFAULT_CHUNK, SHORT_CHUNK):
+            name = f"transformers, chunks of {chunk}{end}"
+            builders[name] = lambda shape=shape, chunk=chunk: their_recurrence(shape, chunk)  # type: ignore[misc]
+    return builders
+
+
+def mamba2_table(settings: Settings) -> Result:
+    """Two blocks, forward and backward, at three sizes of the state."""
+    shapes = [settings.fit(replace(SHAPE, states=n)) for n in STATES]
+    if settings.small:
+        shapes = [replace(shape, states=n) for shape, n in zip(shapes, (4, 8, 12), strict=True)]
+    turns, missing = compare(_builders(shapes), settings)
     targets = []
-    for shape in shapes:
-        mine, rival = f"gramian, N {shape.states}", f"transformers, chunks of {DEFAULT_CHUNK}, N {shape.states}"
+    ends = [f"{part}, N {shape.states}" for part in ("", ", recurrence") for shape in shapes]
+    for end in ends:
+        rival = f"transformers, chunks of {DEFAULT_CHUNK}{end}"
         if rival in turns:
-            targets.append(Target(f"{rival} / gramian", turns.ratio(rival, mine), ">=", BOUND))
+            targets.append(Target(f"{rival} / gramian", turns.ratio(rival, f"gramian{end}"), ">=", BOUND))
     large, small = (f"gramian, N {shape.states}" for shape in (shapes[-1], shapes[0]))
     targets.append(Target(f"{large} / N {shapes[0].states}", turns.ratio(large, small), ">=", 1.5))
-    sections = [targets_section(targets), *(_section(turns, missing, shape) for shape in shapes)]
+    sections = [targets_section(targets), *(_section(turns, missing, end) for end in ends)]
     note = (
         "Each contestant computes the output of two blocks and the gradients of the input and of all parameters, from "
         "the same weights. transformers has no kernels of its own for the CPU; chunks of 256 steps are the default of "
         "its configuration, chunks of 64 are quicker here. The matrix products of the projections in and out are the "
-        "same for all contestants."
+        "same for all contestants. The rows of the recurrence are that part of one layer, alone, with its gradients."
     )
     data = {**turns.to_dict(), "not_run": missing}
     return Result(sections, (note,), data, str(replace(shapes[0], states=0)).replace(", N 0", ""), "float32")
 
 
-def _section(turns: Turns, missing: dict[str, str], shape: Shape) -> Section:
-    end, mine = f", N {shape.states}", f"gramian, N {shape.states}"
-    part = Turns({k: v for k, v in turns.samples.items() if k.endswith(end)}, turns.calls)
-    reasons = {k: v for k, v in missing.items() if k.endswith(end)}
+def _section(turns: Turns, missing: dict[str, str], end: str) -> Section:
+    """The contestants whose names end so; those of whole blocks have nothing before the states."""
+
+    def chosen(name: str) -> bool:
+        return name.endswith(end) and (", recurrence" in name) == (", recurrence" in end)
+
+    part = Turns({k: v for k, v in turns.samples.items() if chosen(k)}, turns.calls)
+    reasons = {k: v for k, v in missing.items() if chosen(k)}
+    heading = end.removeprefix(", ")
     columns = ("contestant", "forward + backward, ms", f"ratio to gramian{end}")
-    return Section(f"N {shape.states}", columns, rows_against(part, reasons, mine))
+    return Section(heading, columns, rows_against(part, reasons, f"gramian{end}"))
