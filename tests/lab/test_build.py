@@ -10,13 +10,16 @@ import pytest
 import torch
 from small_runs import small_config
 from torch import nn
+from torch.nn import functional as F
 
 from gramian.compression.policies import Budget, Energy, ErrorBound, Policy, Rank, Shrink
 from gramian.compression.rollback import RollBack
 from gramian.compression.schedules import At, Every, Schedule, WhenStable
 from gramian.errors import ConfigError
 from gramian.lab.build import (
+    build_calibration,
     build_compressor,
+    build_data,
     build_model,
     build_optimizer,
     build_policy,
@@ -24,7 +27,8 @@ from gramian.lab.build import (
     build_scheduler,
     set_threads,
 )
-from gramian.lab.config import CompressConfig, PolicyConfig, ScheduleConfig, TrainConfig
+from gramian.lab.config import CompressConfig, Config, PolicyConfig, ScheduleConfig, TrainConfig, validated
+from gramian.lab.data import NOT_ASKED, Batches
 from gramian.lab.models import SequenceModel
 
 SSM = {"nu_log", "theta_log", "gamma_log", "B_re", "B_im"}
@@ -202,3 +206,68 @@ def test_threads_are_set_only_when_a_number_is_given() -> None:
         assert set_threads(None) == 2
     finally:
         torch.set_num_threads(before)
+
+
+def token_config(layer: str = "mamba", **changes: Any) -> Config:
+    return validated(
+        {
+            "model": {"layer": layer, "n_layers": 2, "d_model": 8, "d_state": 4, **changes},
+            "data": {"name": "mqar", "scale": "tiny", "n_train": 40},
+            "train": {"steps": 10, "lr": 1e-2, "weight_decay": 0.1, "ssm_lr_factor": 0.5, "betas": [0.8, 0.9]},
+            "compress": {"policy": {"rank": {"n": 2}}, "schedule": {"at": [3]}, "calibration": {"batches": 2}},
+        }
+    )
+
+
+def token_model(layer: str = "mamba", **changes: Any) -> SequenceModel:
+    torch.manual_seed(0)
+    return build_model(token_config(layer, **changes).model, 64, 64, tokens=True, head="next_token")
+
+
+@pytest.mark.parametrize("layer", ["mamba", "mamba2", "linear_attention"])
+def test_what_layers_mark_and_vectors_have_no_weight_decay(layer: str) -> None:
+    options = {"mamba2": {"head_dim": 4}, "linear_attention": {"n_heads": 2}}.get(layer, {})
+    model = token_model(layer, **options)
+    groups = build_optimizer(token_config(layer).train, model).param_groups
+    group_of = {p: group for group in groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(group_of) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        marked = getattr(parameter, "_no_weight_decay", False)
+        expected = (5e-3, 0.0) if marked else (1e-2, 0.0 if parameter.ndim < 2 else 0.1)
+        assert (group_of[parameter]["lr"], group_of[parameter]["weight_decay"]) == expected, name
+    assert all(group["betas"] == (0.8, 0.9) for group in groups)
+
+
+def test_poles_of_mamba_are_among_what_is_marked() -> None:
+    groups = build_optimizer(token_config().train, model := token_model()).param_groups
+    names = {p: name for name, p in model.named_parameters()}
+    marked = {names[p].rpartition("mixer.")[2] for p in groups[0]["params"]}
+    assert marked == {"A_log", "D", "dt_proj.bias"}
+
+
+def test_weights_of_a_tied_head_are_optimised_once() -> None:
+    model = token_model(tied=True)
+    groups = build_optimizer(token_config().train, model).param_groups
+    assert sum(p is model.encoder.weight for group in groups for p in group["params"]) == 1
+
+
+def test_calibration_sees_the_first_epoch_and_only_models_that_need_one_get_it() -> None:
+    config, model = token_config(), token_model()
+    data = build_data(config.data)
+    batches = Batches(data.train, 16, seed=3)
+    assert config.compress is not None
+    calibration = build_calibration(config.compress.calibration, model, batches)
+    assert calibration is not None
+    for step, batch in enumerate(calibration.batches):
+        assert all(torch.equal(a, b) for a, b in zip(batch, batches.batch(step), strict=True))
+    assert step == 1
+    assert calibration.loss is not None
+    expected = F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten(), ignore_index=NOT_ASKED)
+    torch.testing.assert_close(calibration.loss(model, batch), expected)
+    assert build_calibration(config.compress.calibration, model_of(), batches) is None
+    assert build_calibration(None, model, batches) is None
+
+
+def test_data_have_the_parameters_of_their_configuration() -> None:
+    data = build_data(token_config().data)
+    assert (len(data.train), data.d_input, data.head) == (40, 64, "next_token")

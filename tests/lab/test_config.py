@@ -87,6 +87,90 @@ def test_all_problems_are_named_at_once() -> None:
     assert "(given: 'fp8')" in message
 
 
+TOKENS = {"name": "mqar", "scale": "tiny"}
+
+
+def token_content(layer: str = "mamba", **sections: Any) -> dict[str, Any]:
+    """A configuration of a token task with a layer that varies with time."""
+    content = small_content(**sections)
+    content["model"] = {"layer": layer, "d_model": 8, "d_state": 4, **sections.get("model", {})}
+    return {**content, "data": {**TOKENS, **sections.get("data", {})}}
+
+
+@pytest.mark.parametrize(
+    ("layer", "options"),
+    [
+        ("lru", {"norm": "batch", "r_min": 0.9, "r_max": 0.999, "dropout": 0.1, "tied": False}),
+        ("mamba", {"d_conv": 4, "expand": 2, "dropout": 0.0, "tied": False}),
+        ("mamba2", {"d_conv": 4, "expand": 2, "head_dim": 64, "n_groups": 1, "dropout": 0.0, "tied": False}),
+        ("linear_attention", {"n_heads": 4, "dropout": 0.0, "tied": False}),
+    ],
+)
+def test_every_layer_has_its_own_options_and_their_defaults(layer: str, options: dict[str, Any]) -> None:
+    model = validated(token_content(layer)).model
+    assert model.options == options
+    others = {"norm", "r_min", "r_max", "d_conv", "expand", "head_dim", "n_groups", "n_heads"} - set(options)
+    assert all(getattr(model, key) is None for key in others)
+
+
+@pytest.mark.parametrize(
+    ("layer", "key", "value", "belongs_to"),
+    [
+        ("mamba", "head_dim", 64, "mamba2"),
+        ("mamba", "r_min", 0.9, "lru"),
+        ("lru", "expand", 2, "mamba, mamba2"),
+        ("linear_attention", "norm", "batch", "lru"),
+    ],
+)
+def test_option_of_another_layer_is_refused_with_the_layers_that_have_it(
+    layer: str, key: str, value: Any, belongs_to: str
+) -> None:
+    message = complaint(token_content(layer, model={key: value}, compress=None))
+    assert f"model.{key}: is an option of {belongs_to}; model.layer={layer} has " in message
+
+
+def test_hint_for_an_option_of_a_layer_names_what_that_layer_has() -> None:
+    message = complaint(token_content("mamba2", model={"hed_dim": 8}))
+    assert "unknown key 'model.hed_dim'. Did you mean 'head_dim'?" in message
+    assert "r_min" not in message
+
+
+def test_parameters_of_the_data_set_stand_beside_its_name_and_are_resolved() -> None:
+    data = validated(token_content(data={"pairs": 2})).data
+    assert data.parameters["pairs"] == 2
+    assert data.parameters["length"] == 32
+    assert data.model_dump().keys() == {"name", "root", "seed", *data.parameters}
+    assert validated(small_content()).data.parameters == {}
+
+
+def test_unknown_parameter_of_the_data_is_answered_with_those_of_that_data_set() -> None:
+    message = complaint(token_content(data={"pars": 3}))
+    assert "unknown key 'data.pars'. Did you mean 'pairs'? Known here: name, root, seed, scale, n_train" in message
+    assert "unknown key 'data.pairs'" in complaint(small_content(data={"pairs": 3}))
+
+
+def test_parameters_of_the_data_are_checked_together() -> None:
+    assert "data: pairs=20 do not fit in length=32" in complaint(token_content(data={"pairs": 20}))
+
+
+def test_override_reaches_parameters_of_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(token_content()))
+    assert load_config(path, ["data.pairs=3", "data.vocab=20"]).data.parameters["vocab"] == 20
+
+
+def test_layers_that_vary_with_time_are_calibrated_and_the_lru_is_not() -> None:
+    calibration = validated(token_content()).compress.calibration  # type: ignore[union-attr]
+    assert calibration is not None
+    assert (calibration.batches, calibration.tokens, calibration.mix) == (4, 4096, True)
+    assert validated(small_content()).compress.calibration is None  # type: ignore[union-attr]
+    message = complaint(small_content(compress={"calibration": {"batches": 2}}))
+    assert "compress: calibration serves layers that vary with time" in message
+    assert "measure 'regresion' was given" in complaint(
+        token_content(compress={**small_content()["compress"], "calibration": {"measure": "regresion"}})
+    )
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -99,6 +183,9 @@ def test_all_problems_are_named_at_once() -> None:
         ("train.warmup", 1.0),
         ("train.ssm_lr_factor", 0.0),
         ("train.threads", 0),
+        ("train.grad_clip", 0.0),
+        ("train.betas", [0.9, 1.0]),
+        ("train.betas", [0.9]),
         ("compress.policy.energy.tau", 1.0),
         ("compress.realization", "imaginary"),
         ("compress.keep", "all"),

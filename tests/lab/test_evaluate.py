@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gramian.lab.data import Split
-from gramian.lab.evaluate import evaluate
+from gramian.lab.data import NOT_ASKED, Split
+from gramian.lab.evaluate import evaluate, predictions
 from gramian.lab.models import SequenceModel
 
 
@@ -68,3 +68,62 @@ def test_loss_of_half_precision_logits_is_summed_in_single_precision(split: Spli
     result = evaluate(Oracle(), split, batch_size=5)
     assert result["accuracy"] == 1.0
     assert result["loss"] == pytest.approx(math.log1p(3 * math.exp(-5)), rel=1e-5)
+
+
+@pytest.fixture
+def asked() -> Split:
+    """Tokens, and targets at some of the steps."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randint(5, (13, 8), generator=generator)
+    targets = torch.where(torch.rand(13, 8, generator=generator) < 0.4, (inputs + 1) % 5, NOT_ASKED)
+    targets[:, -1] = 2
+    return Split(inputs, targets, unit="byte")
+
+
+def token_model() -> SequenceModel:
+    torch.manual_seed(1)
+    return SequenceModel(5, 5, d_model=5, d_state=[3], tokens=True, head="next_token", norm="layer")
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 500])
+def test_only_steps_that_are_asked_for_count(asked: Split, batch_size: int) -> None:
+    model = token_model().eval()
+    logits = model(asked.inputs).detach()
+    count = int((asked.targets != NOT_ASKED).sum())
+    expected = float(F.cross_entropy(logits.flatten(0, 1), asked.targets.flatten(), ignore_index=NOT_ASKED))
+    result = evaluate(model, asked, batch_size)
+    assert result["accuracy"] == int((logits.argmax(-1) == asked.targets).sum()) / count
+    assert result["loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["bits_per_byte"] == pytest.approx(expected / math.log(2), rel=1e-5)
+
+
+def test_gradient_of_the_asked_predictions_is_that_of_the_loss_that_ignores_the_others(asked: Split) -> None:
+    gradients = []
+    for whole in (True, False):
+        model = token_model().eval()
+        if whole:
+            logits = model(asked.inputs).flatten(0, 1)
+            F.cross_entropy(logits, asked.targets.flatten(), ignore_index=NOT_ASKED).backward()
+        else:
+            F.cross_entropy(*predictions(model, asked.inputs, asked.targets)).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    torch.testing.assert_close(*gradients)
+
+
+def test_long_token_sequences_are_looked_at_a_few_at_a_time() -> None:
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: Tensor, asked: Tensor) -> Tensor:
+            seen.append(x.shape)
+            return self.weight.expand(int(asked.sum()), 3)
+
+    inputs = torch.zeros(5, 2**14, dtype=torch.int64)
+    targets = torch.full_like(inputs, NOT_ASKED)
+    targets[:, -1] = 0
+    evaluate(Watched(), Split(inputs, targets))
+    assert [shape[0] for shape in seen] == [2, 2, 1]

@@ -154,3 +154,83 @@ def test_ring_and_realization_reach_every_layer() -> None:
         assert spectrum.system is not None
         assert bool(((spectrum.system.poles.abs() > 0.4 - 1e-6) & (spectrum.system.poles.abs() < 0.5 + 1e-6)).all())
         assert "complex" in spectrum.measure
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mamba": {"d_conv": 3, "expand": 2},
+    "mamba2": {"head_dim": 4, "n_groups": 1},
+    "linear_attention": {"n_heads": 2},
+}
+
+
+def token_model(layer: str, **options: Any) -> SequenceModel:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"d_model": 8, "d_state": [4, 3], "dropout": 0.0, "head": "next_token", **options}
+    return SequenceModel(6, 6, tokens=True, layer=layer, options=OPTIONS.get(layer), **settings).eval()
+
+
+def tokens(batch: int = 3, length: int = 11) -> Tensor:
+    return torch.randint(6, (batch, length), generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize("layer", OPTIONS)
+def test_block_around_a_gated_layer_adds_what_the_layer_makes_of_the_normalised_input(layer: str) -> None:
+    block, x = token_model(layer).blocks[0], torch.randn(2, 7, 8)
+    root = (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    assert_close(block(x), x + block.mixer(x / root))
+
+
+@pytest.mark.parametrize("layer", OPTIONS)
+def test_head_reads_the_last_block_through_a_norm(layer: str) -> None:
+    model, x = token_model(layer), tokens()
+    h = model.encoder(x)
+    for block in model.blocks:
+        h = block(h)
+    root = (h.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    assert_close(model(x), model.head(h / root))
+
+
+@pytest.mark.parametrize("layer", ["lru", *OPTIONS])
+def test_asked_steps_get_the_predictions_they_get_among_all(layer: str) -> None:
+    model, x = token_model(layer), tokens()
+    asked = torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) < 0.3
+    assert_close(model(x, asked=asked), model(x)[asked])
+
+
+@pytest.mark.parametrize("layer", OPTIONS)
+def test_no_layer_sees_the_future(layer: str) -> None:
+    model, x = token_model(layer), tokens()
+    later = x.clone()
+    later[:, 6:] = (x[:, 6:] + 1) % 6
+    assert_close(model(later)[:, :6], model(x)[:, :6], rtol=1e-5, atol=1e-6)
+    assert (model(later)[:, 6] - model(x)[:, 6]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("layer", OPTIONS)
+def test_what_stands_after_the_end_does_not_change_a_pooled_prediction(layer: str) -> None:
+    model, x, lengths = token_model(layer, head="classification"), tokens(), torch.tensor([11, 4, 7])
+    together = model(x, lengths)
+    for i, n in enumerate(lengths.tolist()):
+        assert_close(model(x[i : i + 1, :n])[0], together[i], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", OPTIONS)
+def test_layers_of_every_kind_have_the_states_asked_for(layer: str) -> None:
+    layers = reducible_layers(token_model(layer))
+    assert {name: layer.d_state for name, layer in layers.items()} == {"blocks.0.mixer": 4, "blocks.1.mixer": 3}
+
+
+def test_options_reach_the_layer_and_unknown_layers_are_answered() -> None:
+    assert token_model("mamba").blocks[0].mixer.d_conv == 3  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"layer 'mamab' is not known. Did you mean 'mamba'\?"):
+        token_model("mamab")
+
+
+def test_tied_head_has_the_embeddings_weights_where_both_are_over_the_same_tokens() -> None:
+    tied = token_model("mamba", tied=True)
+    assert tied.head.weight is tied.encoder.weight
+    assert tied.head.bias is None
+    assert len(list(tied.parameters())) == len(list(token_model("mamba").parameters())) - 2
+    separate = token_model("mamba", tied=True, head="classification")
+    assert separate.head.weight is not separate.encoder.weight
+    assert token_model("mamba").head.weight is not token_model("mamba").encoder.weight
