@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gramian.errors import ConfigError, DataError
-from gramian.lab.data import Batches, SequenceData, Split
+from gramian.lab.data import NOT_ASKED, Batches, SequenceData, Split
 
 
 def numbered_split(n: int, start: int = 0) -> Split:
@@ -194,3 +194,48 @@ def test_source_ends_with_the_digest_of_inputs_and_targets() -> None:
     assert made.source == f"made by a test; sha256 {digest.hexdigest()}"
     relabelled = Split(made.train.inputs, 1 - made.train.targets)
     assert task(train=relabelled).source != made.source
+
+
+def token_split(n: int = 4, **changes: torch.Tensor) -> Split:
+    """Sequences of three tokens; the last step of each asks for a class."""
+    inputs = torch.arange(3 * n).reshape(n, 3) % 5
+    targets = torch.full_like(inputs, NOT_ASKED)
+    targets[:, -1] = 1
+    return Split(**{"inputs": inputs, "targets": targets, **changes})
+
+
+def test_tokens_and_targets_of_steps_are_told_by_type_and_shape() -> None:
+    split, plain = token_split(), numbered_split(4)
+    assert (split.tokens, split.stepwise, split.asked.tolist()) == (True, True, [1] * 4)
+    assert (plain.tokens, plain.stepwise) == (False, False)
+    assert torch.equal(plain.asked, plain.targets)
+    assert repr(split) == "Split(n=4, length=3, tokens)"
+
+
+def test_task_of_tokens_knows_its_head_and_how_many_tokens_there_are() -> None:
+    splits = {"train": token_split(6), "valid": token_split(3), "test": token_split(4)}
+    data = SequenceData.from_splits("made", **splits, n_classes=2, n_tokens=5, origin="a test")  # type: ignore[arg-type]
+    assert (data.tokens, data.head, data.d_input, data.length) == (True, "next_token", 5, 3)
+    assert (task().tokens, task().head, task().d_input) == (False, "classification", 2)
+
+
+def test_sequence_in_which_nothing_is_asked_is_refused() -> None:
+    silent = torch.full((4, 3), NOT_ASKED)
+    silent[:3, 0] = 1
+    with pytest.raises(DataError, match="none of whose steps has a target"):
+        token_split(targets=silent)
+
+
+def test_targets_of_steps_of_another_length_are_refused() -> None:
+    with pytest.raises(DataError, match=re.escape("targets are (4, 2); expected one a step, (4, 3)")):
+        token_split(targets=torch.zeros(4, 2, dtype=torch.int64))
+
+
+def test_tokens_beyond_the_vocabulary_are_refused_also_in_further_test_sets() -> None:
+    splits = {"train": token_split(6), "valid": token_split(3), "test": token_split(4)}
+    made = {"n_classes": 2, "origin": "a test"}
+    with pytest.raises(DataError, match=re.escape("the train split of 'made' has tokens in 0..4; expected 0..3")):
+        SequenceData.from_splits("made", **splits, **made, n_tokens=4)  # type: ignore[arg-type]
+    longer = token_split(2, inputs=torch.full((2, 7), 5), targets=torch.ones(2, 7, dtype=torch.int64))
+    with pytest.raises(DataError, match=r"the test-7 split of .made. has tokens in 5\.\.5; expected 0\.\.4"):
+        SequenceData.from_splits("made", **splits, **made, n_tokens=5, further={"test-7": longer})  # type: ignore[arg-type]

@@ -27,6 +27,8 @@ from gramian.lab.files import JsonLines, read_json, whole_file, write_json
 
 __all__ = ["GRIDS", "Curve", "state_size_curve", "table"]
 
+_LEARNED = 0.9  # accuracy; below it a curve says how far training got, not how many states the task needs
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -189,9 +191,11 @@ def _point(d_state: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _enough(points: Sequence[dict[str, Any]]) -> int:
-    """The fewest states whose mean accuracy is within a hundredth of the best."""
+def _enough(points: Sequence[dict[str, Any]]) -> int | None:
+    """The fewest states whose mean accuracy is within a hundredth of the best; None for a task that is not learned."""
     best = max(point["mean"] for point in points)
+    if best < _LEARNED:
+        return None
     return min(int(point["d_state"]) for point in points if point["mean"] >= best - 0.01)
 
 
@@ -220,12 +224,15 @@ def table(results: dict[str, Any]) -> str:
     for curve in results["summary"]:
         points = {point["d_state"]: point for point in curve["points"]}
         cells = (spread(points[n]["test"], 3) if n in points else "" for n in sizes)
-        lines.append(f"| {curve['curve']} | {curve['d_model']} | {' | '.join(cells)} | {curve['enough']} |")
+        lines.append(
+            f"| {curve['curve']} | {curve['d_model']} | {' | '.join(cells)} | {curve['enough'] or 'not learned'} |"
+        )
     seconds = sum(cell["seconds"] for cell in results["cells"])
     lines += [
         "",
         "Mean ± standard deviation over seeds; every cell is trained from scratch and selected on validation accuracy, "
-        "test data is used once. Enough: the fewest states whose mean is within 0.01 of the best. "
+        "test data is used once. Enough: the fewest states whose mean is within 0.01 of the best, where that is at "
+        f"least {_LEARNED}. "
         f"{len(results['cells'])} cells, {seconds:.0f} s of training, one thread.",
         "",
         f"`{results['command']}` · {where['cpu']} · torch {where['torch']}, Python {where['python']} · float32 · "
