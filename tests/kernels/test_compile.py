@@ -68,6 +68,7 @@ def test_a_cut_makes_no_machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
 
     lru, u = layer(), inputs()
     results(lru, lru, u)
+    lru.spectrum()  # as training does before its first step
     monkeypatch.setattr(compiler, "compile_extra", lambda *args, **kwargs: pytest.fail("numba compiles"))
     for rank in (7, 4, 1):
         lru.apply_(lru.propose(rank))
