@@ -71,6 +71,15 @@ def test_truncation_error_lies_there_also_by_the_default_route(system: LinearSys
     check_bound_and_stability(system, balanced(system, rank), True)
 
 
+@pytest.mark.parametrize(("kind", "n"), [("real", 150), ("complex", 150), ("complex", 550), ("real_part", 300)])
+def test_truncation_error_lies_there_for_systems_too_large_for_an_svd(kind: str, n: int) -> None:
+    system = random_system(n, 5, 4, kind=kind, radius=(0.9, 0.999))
+    projection = balanced(system, 40)
+    check_bound_and_stability(system, projection, True)
+    eye = torch.eye(40, dtype=projection.V.dtype)
+    torch.testing.assert_close(projection.W.mH @ projection.V, eye, rtol=0, atol=1e-9)
+
+
 @given(system=systems(), data=st.data())
 def test_the_bound_holds_whichever_balanced_states_are_kept(system: LinearSystem, data: st.DataObject) -> None:
     rank = data.draw(st.integers(1, system.order))

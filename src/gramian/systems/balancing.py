@@ -22,6 +22,7 @@ from gramian.systems.linear_system import LinearSystem
 __all__ = ["Balancing", "balancing", "balancing_bytes", "balancing_values"]
 
 _LARGE = 128
+_BLOCK = 512  # columns of a product that is symmetric
 _RESOLVED = 1e-4  # of the largest value: what is below is left to the SVD
 _NUMERICAL_ZERO = 1e-13  # relative to the largest Hankel singular value: below it, directions are rounding noise
 _ROUNDING = 1e-15  # relative to the terms of F_o* F_c: where they cancel, even the largest value is rounding noise
@@ -87,7 +88,7 @@ def balancing(system: LinearSystem, route: Route = accurate) -> Balancing:
     factors = route(system).real() if system.real_part else route(system)
     if min(factors.controllability.shape[-1], factors.observability.shape[-1]) < _LARGE:
         return _by_svd(system, factors)
-    vectors = _squared(factors).mT  # by columns, as LAPACK wants it, which writes the eigenvectors over it
+    vectors = _squared(factors)  # LAPACK writes the eigenvectors over it
     values = vectors.new_empty(vectors.shape[:-1], dtype=torch.float64)
     torch.linalg.eigh(vectors, out=(values, vectors))
     hsv = values.flip(-1).clamp(min=0).sqrt()
@@ -111,8 +112,14 @@ def balancing_bytes(system: LinearSystem) -> int:
 
 
 def _squared(factors: Factors) -> Tensor:
+    """The lower triangle of ``K``, by columns, as LAPACK wants it; most of what is above is left out."""
     M = factors.observability.mH @ factors.controllability
-    return M.mH @ M
+    k = M.shape[-1]
+    rows = M.new_zeros(*M.shape[:-2], k, k)  # of the conjugate of K
+    for start in range(0, k, _BLOCK):
+        block = M[..., start : start + _BLOCK].mH @ M[..., start:]
+        rows[..., start : start + _BLOCK, start:] = block.conj()
+    return rows.mT
 
 
 def _by_svd(system: LinearSystem, factors: Factors) -> Balancing:
