@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -39,16 +41,21 @@ def test_it_is_the_step_by_step_recurrence(length: int, batch: int, order: int, 
     assert_is_the_reference(random_recurrence(**shape, dtype=torch.float32), backend, 1e-4)
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize(
-    ("batch", "order", "channels"), [(50, 13, 8), (3, 256, 5)], ids=["full vectors and a rest", "many states"]
-)
-def test_it_is_the_step_by_step_recurrence_over_a_long_sequence(
-    batch: int, order: int, channels: int, backend: str
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("order", [1, 13, 256])
+@pytest.mark.parametrize("batch", [1, 3, 50])
+@pytest.mark.parametrize("length", [1, 2, 63, 784])
+def test_all_versions_are_the_recurrence_for_awkward_shapes(
+    length: int, batch: int, order: int, dtype: torch.dtype
 ) -> None:
-    shape = {"batch": batch, "length": 784, "order": order, "channels": channels}
-    assert_is_the_reference(random_recurrence(**shape), backend, 1e-10)
-    assert_is_the_reference(random_recurrence(**shape, dtype=torch.float32), backend, 1e-3)
+    """Steps, blocks of steps and a rest; few sequences, full vectors of them and a rest; few and many states."""
+    tensors = random_recurrence(batch=batch, length=length, order=order, channels=3, dtype=dtype)
+    tolerance = (1e-10 if length == 784 else 1e-11) if dtype == torch.float64 else (1e-3 if length == 784 else 1e-4)
+    slow = results_and_gradients(lambda t: run(t, "reference"), tensors)
+    for backend in STATEFUL:
+        assert_close_results(results_and_gradients(partial(run, backend=backend), tensors), slow, tolerance, backend)
+    slow = results_and_gradients(lambda t: run(from_zero(t), "reference")[:1], tensors)
+    assert_close_results(results_and_gradients(lambda t: run(t, "fft"), tensors), slow, tolerance, "fft")
 
 
 @pytest.mark.parametrize("backend", ["products", "chunked", "torch", "fft"])
