@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gramian.systems.gramians import controllability_gramian, malmquist_takenaka, observability_gramian
 from gramian.systems.linear_system import LinearSystem
-from gramian.systems.takenaka import takenaka_factors
+from gramian.systems.takenaka import _by_groups, _by_steps, takenaka_factors
+from gramian.systems.takenaka_groups import factor_by_groups
 from systems_zoo import from_logs, normal, random_system, systems
 
 SIZES = [(n, inputs) for n in (1, 2, 5, 19) for inputs in (1, 2, 7, 8, 9, 17)]
@@ -76,3 +77,35 @@ def test_inputs_of_no_energy_have_a_factor_of_zero() -> None:
     for pairs in (False, True):
         F = takenaka_factors(logs, torch.zeros(2, 3, dtype=torch.complex128), pairs=pairs)
         assert not F.any()
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize(("n", "n_inputs"), [(1, 2), (5, 7), (40, 3), (40, 64), (150, 17)])
+def test_groups_of_steps_make_the_same_gramian(n: int, n_inputs: int, pairs: bool) -> None:
+    system = random_system(n, n_inputs, 2, kind="real_part" if pairs else "complex", radius=(0.4, 0.99999))
+    out = torch.zeros(n * (1 + pairs), 2, n, dtype=torch.float64)
+    assert factor_by_groups(system.log_poles, system.B, pairs, out) == n * (1 + pairs)
+    F = out.flatten(-2).mT if pairs else torch.complex(out[:, 0], out[:, 1]).mT
+    gramian = controllability_gramian(system)
+    assert (F @ F.mH - gramian).abs().max() < 1e-14 * gramian.abs().max()
+
+
+def test_groups_take_every_row_of_a_cluster_and_keep_its_small_directions() -> None:
+    """Energies collapse inside a group: the one after the other comes to the same Hankel singular values."""
+    logs = torch.complex(torch.full((80,), -0.01), 0.5 + 1e-3 * torch.arange(80) / 80).to(torch.complex128)
+    system = from_logs(logs, normal(80, 4), normal(4, 80, seed=1))
+    values = []
+    for factors in (_by_steps, _by_groups):
+        both = factors(torch.stack([logs, logs.conj()]), torch.stack([system.B, system.C.mH]), True)[0]
+        F_c, F_o = both.flatten(-2).mT
+        values.append(torch.linalg.svdvals(F_o.mT @ F_c))
+    assert (values[0] - values[1]).abs().max() < 1e-13 * values[0][0]
+    kept = values[0] > 1e-13 * values[0][0]
+    assert 20 < kept.sum() < 160
+    torch.testing.assert_close(values[1][kept], values[0][kept], rtol=1e-6, atol=0)
+
+
+def test_groups_of_rows_without_energy_have_a_factor_of_zero() -> None:
+    logs, out = torch.full((3,), -0.1 + 1j, dtype=torch.complex128), torch.zeros(6, 2, 3, dtype=torch.float64)
+    assert factor_by_groups(logs, torch.zeros(3, 2, dtype=torch.complex128), True, out) == 0
+    assert not out.any()
