@@ -168,7 +168,8 @@ class LRU(nn.Module):
     def propose(self, rank: int, choose: Choice = balanced, spectrum: Spectrum | None = None) -> Reduction:
         """The layer with at most `rank` complex states, chosen by `choose`; changes nothing.
 
-        What `spectrum` returned can be given, if the parameters are still the same: it saves half of the time.
+        What `spectrum` returned can be given, if the parameters are still the same: it saves half of the time. The
+        matrices that it holds are given up on the way if they are large (128 MB, beyond about 1000 states).
         """
         return propose_lru(dict(self.named_parameters()), self.realization, rank, choose, spectrum)
 

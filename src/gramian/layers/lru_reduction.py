@@ -43,7 +43,6 @@ def propose_lru(
     parameters: Mapping[str, Tensor], realization: str, rank: int, choose: Choice, spectrum: Spectrum | None = None
 ) -> Reduction:
     """A smaller LRU with at most `rank` states; see `gramian.layers.truncation.truncate` for when it is refused."""
-    fom = lru_system(parameters, realization)
     old = {name: parameters[name].detach().to("cpu", torch.float64) for name in ("nu_log", "theta_log", "gamma_log")}
     lengths = _typical_length(parameters, "B", dim=1), _typical_length(parameters, "C", dim=0)
 
@@ -53,7 +52,7 @@ def propose_lru(
         system = lru_system({**stored, "D": parameters["D"]}, realization)
         return Candidate(stored, _moment_maps(modes, old, new), system)
 
-    return truncate(fom, len(old["nu_log"]), rank, choose, build, spectrum)
+    return truncate(lru_system(parameters, realization), len(old["nu_log"]), rank, choose, build, spectrum)
 
 
 def _pack(modes: Modes, d_state: int, typical_B: Tensor, typical_C: Tensor) -> tuple[Modes, dict[str, Tensor]]:
@@ -111,6 +110,24 @@ def _pole_moment_maps(modes: Modes, old: Mapping[str, Tensor], new: Mapping[str,
     direct, mirrored = _participation(modes)
     weight = direct.abs() + mirrored.abs()
     weight = weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    nothing = torch.zeros_like(weight)
+    shares = torch.cat([weight, nothing], 1), torch.cat([nothing, weight], 1), weight
+    if len(modes.poles) < _TRANSPORTED * len(old["nu_log"]):
+        first = [torch.zeros_like(share) for share in shares]
+    else:
+        first = _pole_gradient_maps(direct, mirrored, old, new)
+    pair = ("nu_log", "theta_log")
+    return {
+        "nu_log": MomentMap(pair, first[0], shares[0]),
+        "theta_log": MomentMap(pair, first[1], shares[1]),
+        "gamma_log": MomentMap(("gamma_log",), first[2], shares[2]),
+    }
+
+
+def _pole_gradient_maps(
+    direct: Tensor, mirrored: Tensor, old: Mapping[str, Tensor], new: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """From the old gradients of ``nu_log`` and ``theta_log``, stacked, to each of the new ones; of ``gamma_log``."""
     (nu, theta), (nu_new, theta_new) = (decay_and_angle(p["nu_log"], p["theta_log"]) for p in (old, new))
     theta = theta.clamp(min=_MIN_ANGLE)
     poles_old, poles_new = torch.exp(torch.complex(-nu, theta)), torch.exp(torch.complex(-nu_new, theta_new))
@@ -118,16 +135,7 @@ def _pole_moment_maps(modes: Modes, old: Mapping[str, Tensor], new: Mapping[str,
     q = poles_new[:, None] * (mirrored / poles_old).conj()
     to_nu = torch.cat([(p.real + q.real) / nu, (q.imag - p.imag) / theta], 1) * nu_new[:, None]
     to_theta = torch.cat([(p.imag + q.imag) / nu, (p.real - q.real) / theta], 1) * theta_new[:, None]
-    to_gamma = direct.real + mirrored.real
-    if len(modes.poles) < _TRANSPORTED * len(nu):
-        to_nu, to_theta, to_gamma = (torch.zeros_like(m) for m in (to_nu, to_theta, to_gamma))
-    nothing = torch.zeros_like(weight)
-    pair = ("nu_log", "theta_log")
-    return {
-        "nu_log": MomentMap(pair, to_nu, torch.cat([weight, nothing], 1)),
-        "theta_log": MomentMap(pair, to_theta, torch.cat([nothing, weight], 1)),
-        "gamma_log": MomentMap(("gamma_log",), to_gamma, weight),
-    }
+    return [to_nu, to_theta, direct.real + mirrored.real]
 
 
 def _participation(modes: Modes) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ class Spectrum:
         The linear map the values belong to; None for a layer that has none.
     balancing
         What the values were computed from, where it was kept for a proposal: matrices as large as the Gramians. It
-        takes no part in comparisons, and is not stored. See `light`.
+        takes no part in comparisons, and is not stored. See `light` and `release_`.
     calibrated
         The data that calibrated values were computed from, where it was kept for a proposal; treated alike.
     comparable
@@ -84,6 +84,10 @@ class Spectrum:
     def light(self) -> Spectrum:
         """The same spectrum without the matrices it was computed from, to be kept."""
         return replace(self, balancing=None, calibrated=None)
+
+    def release_(self) -> None:
+        """Let go of the matrices of a large layer, once they have served; another proposal computes them anew."""
+        object.__setattr__(self, "balancing", None)
 
     def d_state_for(self, order: int) -> int:
         """How many states of the layer hold `order` of the values."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from gramian.errors import GramianError, ShapeError
 from gramian.layers.reducible import Spectrum
 from gramian.layers.reduction import Measurement, MomentMap, Reduction
-from gramian.systems.balancing import balancing
+from gramian.systems.balancing import balancing, balancing_bytes
 from gramian.systems.gramians import observability_factor
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes, fit_to_slots, to_modes
@@ -24,6 +24,7 @@ __all__ = ["Candidate", "truncate"]
 _ROOM = 1.05  # measured error over bound that is still put down to rounding
 _ROUNDING = 1e-5  # of the layer's norm: an error that float32 parameters make on their own
 _RTOL = 1e-3  # of the measured norms
+_MOST_BYTES = 2**27  # of what a projection was made from, kept while the rest of the cut is computed
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,18 @@ def truncate(
     build
         Makes the stored layer out of modes.
     spectrum
-        The spectrum of `fom`, if it is known. One of another system is refused.
+        The spectrum of `fom`, if it is known. One of another system is refused. Matrices that it holds are given up on
+        the way if they are large.
     """
     if not 1 <= rank <= d_state:
         raise ShapeError(
             f"rank {rank} was asked of '{fom.name}', which has {d_state} states.", f"Needed: 1 <= rank <= {d_state}."
         )
     start = time.perf_counter()
-    before, projection = _prepared(fom, rank * (fom.order // d_state), _checked(spectrum, fom, d_state), choose)
+    spectrum = _checked(spectrum, fom, d_state)
+    assert spectrum.system is not None
+    fom = spectrum.system  # one copy of it is enough
+    before, projection = _prepared(fom, rank * (fom.order // d_state), spectrum, choose)
     if not projection.V.any():  # kept states would all be dead, and a dead layer gets no gradient
         seconds = time.perf_counter() - start
         return Reduction(d_state, d_state, rank, {}, {}, None, "no state carries input to the output", seconds)
@@ -118,13 +123,15 @@ class _Before:
 
 
 def _prepared(fom: LinearSystem, order: int, spectrum: Spectrum, choose: Choice) -> tuple[_Before, Projection]:
-    """The projection, and what is known of the layer; a balancing that was made for it is gone when this returns."""
+    """The projection, and what is known of the layer; a balancing that is large is gone before the norm is measured."""
     basis = spectrum.balancing
     if basis is None and takes_a_basis(choose):
         basis = balancing(fom)
-    F_o = observability_factor(fom) if basis is None else basis.factors.observability
-    h2, energy = h2_norm_and_energy(fom, F_o)
+    h2, energy = h2_norm_and_energy(fom, observability_factor(fom) if basis is None else basis.factors.observability)
     projection = project_with(choose, fom, min(fom.order, order), basis)
+    del basis
+    if balancing_bytes(fom) > _MOST_BYTES:
+        spectrum.release_()
     return _Before(fom, spectrum.norm, float(energy), float(h2)), projection
 
 
