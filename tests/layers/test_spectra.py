@@ -9,7 +9,7 @@ import torch
 from lru_examples import BOTH, Realization, make_lru
 
 from gramian.errors import ShapeError
-from gramian.layers import spectra
+from gramian.layers import spectra, truncation
 from gramian.layers.lru import LRU
 from gramian.layers.reducible import Spectrum
 from gramian.layers.reduction import Reduction
@@ -79,6 +79,16 @@ def test_a_proposal_with_a_spectrum_is_the_proposal_without(realization: Realiza
     without = layer.propose(4, choose)
     for spectrum in (layer.spectrum(), layer.spectrum().light()):
         assert_same(layer.propose(4, choose, spectrum=spectrum), without)
+
+
+def test_large_matrices_are_given_up_and_a_second_proposal_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make_lru(3, 8)
+    for most, kept in ((4 * 8 * 16**2, True), (4 * 8 * 16**2 - 1, False)):
+        monkeypatch.setattr(truncation, "_MOST_BYTES", most)
+        spectrum = layer.spectrum()
+        first = layer.propose(4, spectrum=spectrum)
+        assert (spectrum.balancing is not None) == kept
+        assert_same(layer.propose(4, spectrum=spectrum), first)
 
 
 def test_a_spectrum_of_other_parameters_is_refused() -> None:

@@ -55,4 +55,5 @@ def _by_steps(logs: Tensor, B: Tensor, pairs: bool) -> tuple[Tensor, int]:
 def _by_groups(logs: Tensor, B: Tensor, pairs: bool) -> tuple[Tensor, int]:
     tasks, n, _ = B.shape
     out = torch.zeros(tasks, n * (1 + pairs), 2, n, dtype=torch.float64)
-    return out, max(factor_by_groups(*system, pairs, room) for *system, room in zip(logs, B, out, strict=True))
+    systems = zip(logs, B, out, strict=True)
+    return out, max(factor_by_groups(poles, inputs, pairs, room) for poles, inputs, room in systems)
