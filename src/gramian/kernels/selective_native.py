@@ -15,7 +15,7 @@ from numba.extending import register_jitable
 
 from gramian.kernels.native import array, compiled, entry, run
 from gramian.kernels.selective_math import silu, softplus
-from gramian.kernels.vector_memory import broadcast, load, load_whole, store, store_whole
+from gramian.kernels.vector_memory import broadcast, load, load_whole, prepare, store, store_whole
 from gramian.kernels.vector_power import power_of_two
 from gramian.kernels.vectors import lanes
 
@@ -134,6 +134,8 @@ def _advance(A, a, states, before, after, delta, x, y, p, B, C, k, T, real):  # 
     a0, a1, a2, a3 = load_whole(A, a), load_whole(A, a + W), load_whole(A, a + 2 * W), load_whole(A, a + 3 * W)
     h0, h1 = load_whole(states, i), load_whole(states, i + W)
     h2, h3 = load_whole(states, i + 2 * W), load_whole(states, i + 3 * W)
+    for q in range(j, j + 4 * W, W):
+        prepare(states, q)
     for _ in range(T):
         d, v, s = load_whole(delta, p), load_whole(x, p), load_whole(y, p)
         h0 = power_of_two(d * a0) * h0 + v * broadcast(B, k)

@@ -3,8 +3,8 @@
 Inside a `compiled` function: ``load(a, i, n)`` reads lanes ``i ... i + 15`` of a flat array, zero from n on, and
 ``store(a, i, n, v)`` writes those below n, so a loop ``for i in range(0, n, lanes(real))`` has no remainder.
 `load_whole` and `store_whole` do without the end where there is room for all lanes; `broadcast` fills all of them with
-one number, without asking whether its index counts from the end of the array. Flat arrays with offsets are much
-faster than slices, which numba builds anew each time.
+one number, without asking whether its index counts from the end of the array; `prepare` fetches what will be written.
+Flat arrays with offsets are much faster than slices, which numba builds anew each time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ from numba.extending import intrinsic
 
 from gramian.kernels.vectors import constant, declared, of, splatted, suffix
 
-__all__ = ["broadcast", "call_masked", "lanes_below", "load", "load_whole", "pointer_to", "store", "store_whole"]
+__all__ = [
+    "broadcast",
+    "call_masked",
+    "lanes_below",
+    "load",
+    "load_whole",
+    "pointer_to",
+    "prepare",
+    "store",
+    "store_whole",
+]
 
 
 def lanes_below(builder: Any, count: int, start: Any, end: Any) -> Any:
@@ -106,3 +116,19 @@ def broadcast(context: Any, array: Any, index: Any) -> Any:
         return splatted(builder, context.get_value_type(result), number)
 
     return result(array, types.int64), codegen
+
+
+@intrinsic
+def prepare(context: Any, array: Any, index: Any) -> Any:
+    """Fetch the cache line of ``array[index]``, which is going to be written in a few hundred cycles."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        place = builder.bitcast(builder.gep(data, [args[1]]), byte)
+        hints = [ir.Constant(number, hint) for hint in (1, 3, 1)]  # write, into the first cache, data
+        builder.call(declared(builder, "llvm.prefetch.p0", function), [place, *hints])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), codegen
