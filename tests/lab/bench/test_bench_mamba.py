@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from gramian.lab.bench import mamba_contestants as contestants
-from gramian.lab.bench import mamba_tables
+from gramian.lab.bench import mamba_tables, mamba_training_tables
+from gramian.lab.bench.kernel_tables import compare
 from gramian.lab.bench.settings import CannotRun, Settings, Shape
+from gramian.lab.bench.timing import Turns
+from gramian.layers.mamba import Mamba
 
 SHAPE = Shape(2, 37, 8, 6, blocks=2)
 
@@ -39,16 +42,46 @@ def test_step_sizes_are_those_of_a_new_layer() -> None:
     assert ((steps > 0.9e-3) & (steps < 0.11)).all()
 
 
-def test_without_mambapy_the_tables_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mambapy is not installed, for this process, in which everything is timed."""
     monkeypatch.setattr(contestants, "find_spec", lambda name: None)
     monkeypatch.setattr(mamba_tables, "peak_bytes", lambda name, shape: {"peak": 6e6, "libraries": 1e6})
+    monkeypatch.setattr(
+        mamba_tables, "compare_with_stock_allocator", lambda build, settings, settle: compare(build(settings), settings)
+    )
+
+
+@pytest.mark.usefixtures("absent")
+@pytest.mark.parametrize(
+    ("table", "rows_of_mambapy"),
+    [
+        (mamba_tables.mamba_table, 2 * 2),
+        (mamba_tables.selective_table, 2 * 4),
+        (mamba_training_tables.mamba_training_table, 2 * 1),
+    ],
+)
+def test_without_mambapy_the_tables_say_so(table: Any, rows_of_mambapy: int) -> None:
     with pytest.raises(CannotRun, match=r"pip install 'gramian\[bench\]'"):
         contestants.mambapy_model(SHAPE)
-    for table, absent in ((mamba_tables.mamba_table, 2), (mamba_tables.selective_table, 4)):
-        result: Any = table(Settings(rounds=1, small=True))
-        cells = [cell for section in result.sections for row in section.rows for cell in row]
-        assert sum("not run" in cell for cell in cells) == absent
-        assert all("mambapy" not in row[0] or "memory" in row[0] for row in result.sections[0].rows)
+    result: Any = table(Settings(rounds=1, small=True))
+    cells = [cell for section in result.sections for row in section.rows for cell in row]
+    assert sum(cell.startswith("not run: ") for cell in cells) == rows_of_mambapy
+    assert all("mambapy" not in row[0] or "memory" in row[0] for row in result.sections[0].rows)
+
+
+def test_a_layer_of_mambapy_has_our_weights() -> None:
+    pytest.importorskip("mambapy", reason="compares with mambapy: pip install 'gramian[bench]'")
+    layer, x = Mamba(8, 6), torch.randn(2, 11, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(contestants.mambapy_layer(layer)(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_whole_training_is_made_of_its_steps_and_the_cut() -> None:
+    turns = Turns({"gramian, N 8": (2.0, 3.0), "gramian, N 2": (1.0, 1.5), "mambapy, N 8": (50.0, 60.0)}, {})
+    whole = mamba_training_tables._whole(turns, states=8, cut=2, steps=100, at=10, seconds=7.0)
+    assert whole["gramian, cut from, N 8"] == [10 * 2 + 7 + 90 * 1, 10 * 3 + 7 + 90 * 1.5]
+    assert whole["gramian, N 8"] == [200.0, 300.0]
+    assert whole["mambapy, N 8"] == [5000.0, 6000.0]
 
 
 def test_memory_that_cannot_be_measured_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

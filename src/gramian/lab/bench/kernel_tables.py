@@ -15,7 +15,7 @@ from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import MAIN, SMALL, CannotRun, Settings, Shape
 from gramian.lab.bench.timing import Call, Turns, in_turns, ready
 
-__all__ = ["compare", "layer_table", "rows_against", "scan_table"]
+__all__ = ["Builders", "compare", "layer_table", "rows_against", "scan_table"]
 
 Builders = Mapping[str, Callable[[], Call]]
 

@@ -16,7 +16,7 @@ from gramian.lab.bench.settings import CannotRun, Shape
 from gramian.lab.bench.timing import Call
 from gramian.layers.mamba import Mamba
 
-__all__ = ["mambapy_model", "mambapy_scan", "model", "scan"]
+__all__ = ["mambapy_layer", "mambapy_model", "mambapy_scan", "model", "scan"]
 
 
 class _Block(nn.Module):
@@ -53,6 +53,15 @@ def mambapy_model(shape: Shape) -> Call:
     for layer, block in zip(network.layers, blocks(shape), strict=True):
         layer.load_state_dict(block.state_dict())
     return _with_gradients(network, list(network.parameters()), shape)
+
+
+def mambapy_layer(layer: Mamba) -> nn.Module:
+    """A layer of mambapy with the sizes and the weights of `layer`."""
+    module = _mambapy("mamba")
+    config = module.MambaConfig(d_model=layer.d_model, n_layers=1, d_state=layer.d_state)
+    theirs: nn.Module = module.MambaBlock(config)
+    theirs.load_state_dict(layer.state_dict())
+    return theirs
 
 
 def _with_gradients(forward: Callable[[Tensor], Tensor], parameters: Sequence[Tensor], shape: Shape) -> Call:

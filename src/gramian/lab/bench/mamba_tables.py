@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,82 +12,128 @@ from gramian.lab.bench.kernel_tables import compare, rows_against
 from gramian.lab.bench.memory import peak_bytes
 from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import CannotRun, Settings, Shape
+from gramian.lab.bench.stock_allocator import AS_IT_COMES, compare_with_stock_allocator
 from gramian.lab.bench.timing import Call, Spread, Turns
 
-__all__ = ["mamba_table", "selective_table"]
+__all__ = ["SETTLE", "SETTLED", "conditions", "mamba_table", "selective_table"]
 
 MODEL = Shape(8, 256, 128, 128, blocks=2)
+NARROW = Shape(32, 256, 16, 128, blocks=2)  # the products of the projections are few beside the scan
 SCAN = Shape(8, 256, 256, 128)
 STATES, SMALL_STATES = (128, 16, 12), (12, 6, 4)
 SCAN_STATES, SMALL_SCAN_STATES = (12, 16, 64, 128), (2, 3, 5, 8)
 _FASTER = {128: 40.0, 16: 12.0}  # than mambapy, at least
+_GAIN, _NARROW_GAIN, _SCAN_GAIN = 2.3, 4.0, 5.0  # of a cut from 128 states to 12, at least
 
-_SETTLE = 2
-_SETTLED = (
+SETTLE = 2
+SETTLED = (
     "Ahead of every turn each contestant makes two calls that are not counted: the allocator gives the gigabytes that "
     "mambapy freed back to the system during one of the next calls, whoever makes it."
 )
 
 Builders = dict[str, Callable[[], Call]]
+Timed = tuple[Turns, dict[str, str]]
+
+
+def conditions(builders: Callable[[Settings], Builders], settings: Settings) -> dict[str, Timed]:
+    """Turns of all contestants, and who could not run, by what a heading says of the allocator."""
+    return {
+        "": compare(builders(settings), settings, settle=SETTLE),
+        ", allocator as it comes": compare_with_stock_allocator(builders, settings, settle=SETTLE),
+    }
+
+
+def _data(timed: Mapping[str, Timed]) -> dict[str, Any]:
+    return {
+        ending.removeprefix(", ") or "memory kept": {**turns.to_dict(), "not_run": missing}
+        for ending, (turns, missing) in timed.items()
+    }
 
 
 def _at(name: str, states: int) -> str:
     return f"{name}, N {states}"
 
 
-def _sections(turns: Turns, missing: dict[str, str], sizes: tuple[int, ...], reference: str) -> list[Section]:
+def _sections(timed: Timed, sizes: tuple[int, ...], reference: str, ending: str) -> list[Section]:
     """One section a size, contestants against `reference` at that size."""
+    turns, missing = timed
     sections = []
     for n in sizes:
         end = _at("", n)
-        part = Turns({k: v for k, v in turns.samples.items() if k.endswith(end)}, turns.calls)
+        wide = {k: v for k, v in turns.samples.items() if k.endswith(end) and "narrow" not in k}
         reasons = {k: v for k, v in missing.items() if k.endswith(end)}
         columns = ("contestant", "forward + backward, ms", f"ratio to {_at(reference, n)}")
-        sections.append(Section(f"N {n}", columns, rows_against(part, reasons, _at(reference, n))))
+        rows = rows_against(Turns(wide, turns.calls), reasons, _at(reference, n))
+        sections.append(Section(f"N {n}{ending}", columns, rows))
     return sections
+
+
+def _model_sizes(settings: Settings) -> tuple[int, ...]:
+    return SMALL_STATES if settings.small else STATES
+
+
+def model_builders(settings: Settings) -> Builders:
+    """Blocks at all sizes; mambapy's but for the size after a cut; narrow ones before and after it."""
+    sizes = _model_sizes(settings)
+    builders: Builders = {}
+    for n in sizes:
+        shape, narrow = (replace(settings.fit(s), states=n) for s in (MODEL, NARROW))
+        builders[_at("gramian", n)] = lambda shape=shape: contestants.model(shape)  # type: ignore[misc]
+        if n != sizes[-1]:
+            builders[_at("mambapy", n)] = lambda shape=shape: contestants.mambapy_model(shape)  # type: ignore[misc]
+        if n in (sizes[0], sizes[-1]):
+            builders[_at("gramian, narrow", n)] = lambda shape=narrow: contestants.model(shape)  # type: ignore[misc]
+    return builders
+
+
+def _model_targets(turns: Turns, sizes: tuple[int, ...], ending: str) -> list[Target]:
+    targets = []
+    for n in sizes[:-1]:
+        rival, mine = _at("mambapy", n), _at("gramian", n)
+        if rival in turns:
+            ratio = turns.ratio(rival, mine)
+            targets.append(Target(f"{rival} / {mine}{ending}", ratio, ">=", _FASTER.get(n, 1.0)))
+    for name, least in (("gramian", _GAIN), ("gramian, narrow", _NARROW_GAIN)):
+        ratio = turns.ratio(_at(name, sizes[0]), _at(name, sizes[-1]))
+        targets.append(Target(f"{_at(name, sizes[0])} / N {sizes[-1]}{ending}", ratio, ">=", least))
+    return targets
+
+
+def _narrow_section(turns: Turns, shape: Shape, ending: str) -> Section:
+    narrow = {name: seconds for name, seconds in turns.samples.items() if "narrow" in name}
+    reference = list(narrow)[-1]
+    columns = ("contestant", "forward + backward, ms", f"ratio to {reference}")
+    title = f"Narrow, where the scan dominates: {_without_states(shape)}{ending}"
+    return Section(title, columns, rows_against(Turns(narrow, turns.calls), {}, reference))
 
 
 def mamba_table(settings: Settings) -> Result:
     """Two blocks of Mamba, forward and backward, in turns; and peak memory of each alone."""
-    sizes = SMALL_STATES if settings.small else STATES
+    sizes, narrow = _model_sizes(settings), settings.fit(NARROW)
     shapes = {n: replace(settings.fit(MODEL), states=n) for n in sizes}
-    builders: Builders = {}
-    for n, shape in shapes.items():
-        builders[_at("gramian", n)] = lambda shape=shape: contestants.model(shape)  # type: ignore[misc]
-        if n != sizes[-1]:
-            builders[_at("mambapy", n)] = lambda shape=shape: contestants.mambapy_model(shape)  # type: ignore[misc]
-    turns, missing = compare(builders, settings, settle=_SETTLE)
+    timed = conditions(model_builders, settings)
     rows, memory = _memory(shapes)
-    largest, _, cut = sizes
-    targets = [
-        Target(f"{rival} / {mine}", turns.ratio(rival, mine), ">=", _FASTER.get(n, 1.0))
-        for n, (rival, mine) in {n: (_at("mambapy", n), _at("gramian", n)) for n in sizes[:-1]}.items()
-        if rival in turns
-    ]
-    targets.append(
-        Target(
-            f"{_at('gramian', largest)} / N {cut}",
-            turns.ratio(_at("gramian", largest), _at("gramian", cut)),
-            ">=",
-            2.0,
-        )
-    )
-    mine, rival = _at("gramian", largest), _at("mambapy", largest)
+    targets, sections = [], []
+    for ending, condition in timed.items():
+        targets += _model_targets(condition[0], sizes, ending)
+        sections += _sections(condition, sizes, "gramian", ending)
+        sections.append(_narrow_section(condition[0], narrow, ending))
+    mine, rival = _at("gramian", sizes[0]), _at("mambapy", sizes[0])
     if rival in memory:
         ratio = Spread.of([memory[mine]["peak"] / memory[rival]["peak"]])
         targets.append(Target(f"peak memory, {mine} / mambapy", ratio, "<=", round(1 / 6, 4)))
     alone = Section("Alone in a fresh process", ("contestant", "peak, MB", "of it libraries, MB"), rows)
-    sections = [targets_section(targets), *_sections(turns, missing, sizes, "gramian"), alone]
     note = (
         "Each contestant computes the output of two blocks ``x + mixer(norm(x))`` (d_model 128, 256 inner channels, "
         "convolution of width 4) and the gradients of the input and of all parameters, from the same weights. mambapy "
         "is plain torch, as published, with its parallel scan. N 12 is the model after a cut; the matrix products of "
         "the projections in and out do not shrink with the states, so the whole gains less from a cut than the scan "
-        "alone (table 'selective'). Alone: peak resident memory (VmHWM) of a process that does three calls, Python "
-        "and libraries included."
+        "alone (table 'selective'), and the less the wider the model is: the narrow one has d_model 16. Alone: peak "
+        "resident memory (VmHWM) of a process that does three calls, Python and libraries included."
     )
-    data = {**turns.to_dict(), "not_run": missing, "memory_bytes": memory}
-    return Result(sections, (note, _SETTLED), data, _without_states(shapes[largest]), "float32")
+    data = {"turns": _data(timed), "memory_bytes": memory}
+    sections = [targets_section(targets), *sections, alone]
+    return Result(sections, (note, SETTLED, AS_IT_COMES), data, _without_states(shapes[sizes[0]]), "float32")
 
 
 def _memory(shapes: dict[int, Shape]) -> tuple[list[tuple[str, ...]], dict[str, Any]]:
@@ -105,36 +151,46 @@ def _memory(shapes: dict[int, Shape]) -> tuple[list[tuple[str, ...]], dict[str, 
     return rows, found
 
 
-def selective_table(settings: Settings) -> Result:
-    """The selective scan alone, forward and backward, at four sizes of the state."""
-    sizes = SMALL_SCAN_STATES if settings.small else SCAN_STATES
-    shapes = {n: replace(settings.fit(SCAN), states=n) for n in sizes}
+def scan_builders(settings: Settings) -> Builders:
+    """The selective scan by both backends of ours and by mambapy, at all sizes."""
     builders: Builders = {}
-    for n, shape in shapes.items():
+    for n in SMALL_SCAN_STATES if settings.small else SCAN_STATES:
+        shape = replace(settings.fit(SCAN), states=n)
         for backend in ("numba", "torch"):
             builders[_at(f"gramian, {backend}", n)] = lambda s=shape, b=backend: contestants.scan(s, b)  # type: ignore[misc]
         builders[_at("mambapy", n)] = lambda s=shape: contestants.mambapy_scan(s)  # type: ignore[misc]
-    turns, missing = compare(builders, settings, settle=_SETTLE)
+    return builders
+
+
+def selective_table(settings: Settings) -> Result:
+    """The selective scan alone, forward and backward, at four sizes of the state."""
+    sizes = SMALL_SCAN_STATES if settings.small else SCAN_STATES
     small, large = (_at("gramian, numba", n) for n in (sizes[0], sizes[-1]))
-    targets = [Target(f"{large} / N {sizes[0]}", turns.ratio(large, small), ">=", 6.0)]
-    rows = []
-    for name in ("gramian, numba", "gramian, torch", "mambapy"):
-        if all(_at(name, n) in turns for n in sizes):
-            law = fit_power_law(sizes, [turns.spread(_at(name, n)).median for n in sizes])
-            ratio = turns.ratio(_at(name, sizes[-1]), _at(name, sizes[0]))
-            rows.append((name, str(ratio), f"{law.exponent:.2f}", f"N {law.first:g}"))
-    growth = Section(
-        "Growth with states",
-        ("contestant", f"N {sizes[-1]} / N {sizes[0]}", "exponent", "fitted from"),
-        rows,
-    )
-    sections = [targets_section(targets), growth, *_sections(turns, missing, sizes, "gramian, numba")]
+    timed = conditions(scan_builders, settings)
+    targets, growth, sections = [], [], []
+    for ending, condition in timed.items():
+        turns = condition[0]
+        targets.append(Target(f"{large} / N {sizes[0]}{ending}", turns.ratio(large, small), ">=", _SCAN_GAIN))
+        growth += [(f"{name}{ending}", *row) for name, row in _growth(turns, sizes)]
+        sections += _sections(condition, sizes, "gramian, numba", ending)
+    columns = ("contestant", f"N {sizes[-1]} / N {sizes[0]}", "exponent", "fitted from")
+    sections = [targets_section(targets), Section("Growth with states", columns, growth), *sections]
     note = (
         "Softplus and bias of the step sizes, the scan, feed-through and gate, with the gradients of all eight "
         "tensors. Memory that a cut frees is read and written no more, so the ratio can exceed that of the states."
     )
-    data = {**turns.to_dict(), "not_run": missing}
-    return Result(sections, (note, _SETTLED), data, _without_states(shapes[sizes[-1]]), "float32")
+    shape = _without_states(replace(settings.fit(SCAN), states=sizes[-1]))
+    return Result(sections, (note, SETTLED, AS_IT_COMES), {"turns": _data(timed)}, shape, "float32")
+
+
+def _growth(turns: Turns, sizes: tuple[int, ...]) -> list[tuple[str, tuple[str, ...]]]:
+    rows: list[tuple[str, tuple[str, ...]]] = []
+    for name in ("gramian, numba", "gramian, torch", "mambapy"):
+        if all(_at(name, n) in turns for n in sizes):
+            law = fit_power_law(sizes, [turns.spread(_at(name, n)).median for n in sizes])
+            ratio = turns.ratio(_at(name, sizes[-1]), _at(name, sizes[0]))
+            rows.append((name, (str(ratio), f"{law.exponent:.2f}", f"N {law.first:g}")))
+    return rows
 
 
 def _without_states(shape: Shape) -> str:

@@ -10,6 +10,7 @@ from gramian.lab.bench.cost_tables import cuts_table, inference_table
 from gramian.lab.bench.kernel_tables import layer_table, scan_table
 from gramian.lab.bench.mamba2_tables import mamba2_table
 from gramian.lab.bench.mamba_tables import mamba_table, selective_table
+from gramian.lab.bench.mamba_training_tables import mamba_training_table
 from gramian.lab.bench.profiles import profile_table
 from gramian.lab.bench.report import Result
 from gramian.lab.bench.scaling import scaling_table
@@ -43,6 +44,11 @@ _TABLES = (
     Table("scaling", "How do step time and memory grow with states, length, batch and channels?", scaling_table),
     Table("mamba", "How fast is Mamba, before and after a cut, and how much memory does it take?", mamba_table),
     Table("selective", "How does the time of Mamba's selective scan alone grow with its states?", selective_table),
+    Table(
+        "mamba-training",
+        "How long is a whole training of Mamba that is cut in its first tenth, beside mambapy at full size?",
+        mamba_training_table,
+    ),
     Table("mamba2", "How fast is Mamba-2, before and after cuts, beside the same model in transformers?", mamba2_table),
     Table("profile", "Where does the time of a training step go?", profile_table),
 )
