@@ -1,4 +1,4 @@
-"""Small models trained with many optimizers, and cut."""
+"""Small models trained with many optimizers, and cut: by hand, or by a compressor beside the optimizer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from small_models import SmallNet, make_net, train_step
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
+from gramian.compression.compressor import Compressor
 from gramian.compression.cuts import Plan, apply_plan_, plan_cuts
 from gramian.compression.optimizer_state import Carry
 from gramian.compression.policies import Shrink
+from gramian.compression.records import Event
 from gramian.layers.reducible import reducible_layers
 from gramian.systems.projections import balanced
 
@@ -77,3 +79,18 @@ def cut(model: SmallNet, optimizer: Optimizer | None, carry: Carry = "transport"
     assert set(plan.accepted) == set(layers)
     apply_plan_(plan, layers, optimizer, carry)
     return plan
+
+
+def set_up(model: SmallNet, **options: Any) -> tuple[AdamW, Compressor]:
+    """An optimizer for the model, and a compressor beside it."""
+    optimizer = AdamW(model.parameters(), 1e-3)
+    return optimizer, Compressor(model, optimizer, **options)
+
+
+def run(model: SmallNet, optimizer: Optimizer, compressor: Compressor, steps: int) -> list[Event]:
+    """Train and compress; the events of all steps."""
+    events = []
+    for _ in range(steps):
+        train_step(model, optimizer)
+        events.append(compressor.step())
+    return events

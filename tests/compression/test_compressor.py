@@ -1,50 +1,19 @@
-"""The compressor beside the optimizer: when it acts, what it reports, what it leaves alone, how it resumes."""
+"""The compressor beside the optimizer: when it acts, what it reports, what it leaves alone."""
 
 from __future__ import annotations
 
-import gc
-import weakref
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
 import torch
-from small_models import (
-    SmallNet,
-    everything,
-    identical,
-    make_net,
-    set_random_numbers,
-    through_a_file,
-    train_step,
-    without_seconds,
-)
-from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from cut_runs import run, set_up
+from small_models import everything, identical, make_net, train_step
+from torch.optim import AdamW
 
 from gramian.compression.compressor import Compressor
 from gramian.compression.policies import Energy, Rank, Shrink
 from gramian.compression.records import Event
-from gramian.compression.schedules import At, Every, Never, WhenStable
+from gramian.compression.schedules import At, Every, Never
 from gramian.errors import GramianError
-from gramian.layers.reducible import Spectrum, resize_like_
-from gramian.layers.reduction import Reduction
-from gramian.systems import gramians
-from gramian.systems.balancing import Balancing
 from gramian.systems.projections import Keep
-
-
-def set_up(model: SmallNet, **options: Any) -> tuple[AdamW, Compressor]:
-    optimizer = AdamW(model.parameters(), 1e-3)
-    return optimizer, Compressor(model, optimizer, **options)
-
-
-def run(model: SmallNet, optimizer: Optimizer, compressor: Compressor, steps: int) -> list[Event]:
-    events = []
-    for _ in range(steps):
-        train_step(model, optimizer)
-        events.append(compressor.step())
-    return events
 
 
 def test_every_step_returns_an_event_and_only_scheduled_ones_act() -> None:
@@ -151,52 +120,6 @@ def test_the_largest_values_are_the_ones_to_keep() -> None:
     assert errors(Keep("random", seed=1)) != random
 
 
-def test_skips_say_why() -> None:
-    model = make_net()
-    optimizer, compressor = set_up(model, policy=Energy(0.0), schedule=At([1]))
-    (event,) = run(model, optimizer, compressor, 1)
-    assert (event.kind, event.changed, event.layers) == ("skipped", False, ())
-    assert event.reason == "the policy keeps all states, up to its min_gain"
-
-
-@pytest.mark.parametrize(("min_gain", "kind"), [(0.3, "skipped"), (0.2, "cut")])
-def test_a_gain_below_min_gain_is_not_worth_a_cut(min_gain: float, kind: str) -> None:
-    compressor = Compressor(make_net(), policy=Shrink(0.25, min_gain=min_gain), schedule=At([1]))
-    assert compressor.step().kind == kind
-    assert compressor.d_states == (
-        {"layers.0.lru": 9, "layers.1.lru": 6} if kind == "cut" else {"layers.0.lru": 12, "layers.1.lru": 8}
-    )
-
-
-def refuse(reductions: dict[str, str], monkeypatch: pytest.MonkeyPatch, model: SmallNet) -> None:
-    for name, reason in reductions.items():
-        layer = model.get_submodule(name)
-        refusal = Reduction(layer.d_state, layer.d_state, 3, {}, {}, None, reason)
-        monkeypatch.setattr(layer, "propose", lambda rank, choose, spectrum, refusal=refusal: refusal)
-
-
-def test_refused_proposals_are_reported_and_leave_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_net()
-    refuse({"layers.0.lru": "too wobbly"}, monkeypatch, model)
-    event = Compressor(model, policy=Shrink(0.5), schedule=At([1])).step()
-    assert event.kind == "cut"
-    assert [(c.layer, c.accepted, c.before, c.after, c.reason) for c in event.layers] == [
-        ("layers.0.lru", False, 12, 12, "too wobbly"),
-        ("layers.1.lru", True, 8, 4, ""),
-    ]
-    assert [layer.lru.d_state for layer in model.layers] == [12, 4]
-
-
-def test_where_every_proposal_is_refused_the_step_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_net()
-    before = everything(model)
-    refuse({"layers.0.lru": "no", "layers.1.lru": "never"}, monkeypatch, model)
-    event = Compressor(model, policy=Shrink(0.5), schedule=At([1])).step()
-    assert (event.kind, event.reason) == ("skipped", "every proposal was refused")
-    assert [change.reason for change in event.layers] == ["no", "never"]
-    assert identical(everything(model), before)
-
-
 def test_tolerances_compound_to_what_all_cuts_together_gave_up() -> None:
     model = make_net(16, 16)
     optimizer, compressor = set_up(model, policy=Energy(0.1, min_gain=0.0), schedule=Every(1, until=4))
@@ -212,17 +135,6 @@ def test_tolerances_compound_to_what_all_cuts_together_gave_up() -> None:
     assert min(kept.values()) < 0.9
 
 
-def test_spectra_are_those_of_the_layers_now() -> None:
-    model = make_net()
-    compressor = Compressor(model, policy=Rank(4), schedule=At([1]))
-    before = compressor.spectra()
-    compressor.step()
-    assert {name: s.d_state for name, s in before.items()} == {"layers.0.lru": 12, "layers.1.lru": 8}
-    assert {name: s.d_state for name, s in compressor.spectra().items()} == compressor.d_states
-    for name, spectrum in before.items():
-        torch.testing.assert_close(compressor.last_spectra[name].values, spectrum.values, rtol=1e-12, atol=0)
-
-
 def test_without_an_optimizer_only_the_model_is_cut() -> None:
     model = make_net()
     assert Compressor(model, policy=Rank(4), schedule=At([1])).step().changed
@@ -236,79 +148,3 @@ def test_what_cannot_be_is_refused() -> None:
         Compressor(make_net(), policy=Rank(4), schedule=Never(), keep="biggest")
     with pytest.raises(GramianError, match="has no layer that can be reduced"):
         Compressor(torch.nn.Linear(2, 2), policy=Rank(4), schedule=Never())
-
-
-def resumed(model: SmallNet, optimizer: Optimizer, compressor: Compressor) -> tuple[SmallNet, AdamW, Compressor]:
-    """A new process: everything rebuilt from files, the random generators where they were."""
-    saved = through_a_file(
-        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "compressor": compressor.state_dict()}
-    )
-    numbers = everything(model)
-    twin = make_net(seed=5)
-    twin_optimizer, again = set_up(twin, policy=compressor.policy, schedule=compressor.schedule, keep=compressor.keep)
-    resize_like_(twin, saved["model"])
-    twin.load_state_dict(saved["model"])
-    twin_optimizer.load_state_dict(saved["optimizer"])
-    again.load_state_dict(saved["compressor"])
-    set_random_numbers(numbers)
-    return twin, twin_optimizer, again
-
-
-SCHEDULES = [Every(2, until=8), WhenStable(every=2, until=14, overlap=0.5, change=0.5, checks=2)]
-
-
-@pytest.mark.parametrize("at", [1, 3, 5, 7])
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=["Every", "WhenStable"])
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(schedule: Every | WhenStable, at: int) -> None:
-    model = make_net()
-    optimizer, compressor = set_up(model, policy=Shrink(0.25), schedule=schedule)
-    run(model, optimizer, compressor, at)
-    twin, twin_optimizer, again = resumed(model, optimizer, compressor)
-    start = everything(model)
-    first = run(model, optimizer, compressor, 14 - at)
-    set_random_numbers(start)
-    second = run(twin, twin_optimizer, again, 14 - at)
-    assert any(event.changed for event in first)
-    assert [without_seconds(event) for event in second] == [without_seconds(event) for event in first]
-    assert identical(everything(model, optimizer, compressor), everything(twin, twin_optimizer, again))
-
-
-def test_the_state_is_a_copy_that_later_steps_do_not_change() -> None:
-    model = make_net()
-    optimizer, compressor = set_up(model, policy=Shrink(0.25), schedule=SCHEDULES[1])
-    run(model, optimizer, compressor, 5)
-    state = compressor.state_dict()
-    kept = through_a_file(state)
-    run(model, optimizer, compressor, 6)
-    assert identical(through_a_file(state), kept)
-
-
-def test_no_matrix_behind_a_spectrum_outlives_the_cut() -> None:
-    made: list[weakref.ref[Balancing]] = []
-
-    class Watched(Energy):
-        def asked(self, spectra: Mapping[str, Spectrum]) -> dict[str, int]:
-            made.extend(weakref.ref(s.balancing) for s in spectra.values() if s.balancing is not None)
-            return super().asked(spectra)
-
-    compressor = Compressor(make_net(8, 8, 6), policy=Watched(0.2, min_gain=0.0), schedule=Every(1, until=2))
-    for _ in range(2):
-        assert compressor.step().changed
-        gc.collect()
-        assert len(made) >= 3
-        assert all(basis() is None for basis in made)
-        assert all(s.balancing is None for s in compressor.last_spectra.values())
-    assert all(s.balancing is None for s in compressor.spectra().values())
-
-
-def test_a_cut_balances_every_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = []
-    factors = gramians.takenaka_factors
-
-    def counted(logs: Tensor, B: Tensor, pairs: bool) -> Tensor:
-        batches.append(tuple(B.shape[:-2]))
-        return factors(logs, B, pairs)
-
-    monkeypatch.setattr(gramians, "takenaka_factors", counted)
-    assert Compressor(make_net(8, 8, 6), policy=Shrink(0.5), schedule=At([1])).step().changed
-    assert batches == [(2, 2), (2,)]  # two factors, of two layers of one shape together, and of the third

@@ -92,6 +92,11 @@ def journal(run: Path, name: str) -> list[Tree]:
     return [without_seconds(row) for row in JsonLines(run / name).rows()]
 
 
+def rows_with(run: Path, key: str) -> list[Tree]:
+    """The rows of the metrics that tell `key`."""
+    return [row for row in journal(run, "metrics.jsonl") if key in row]
+
+
 def last_checkpoint(run: Path) -> Tree:
     """The state in the last checkpoint of a run."""
     return read_tree(max((run / "checkpoints").glob("step_*")))

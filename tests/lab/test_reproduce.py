@@ -1,4 +1,4 @@
-"""Experiments: which runs they consist of, and what their table says. One is carried out in full in test_cli."""
+"""Experiments: which runs they consist of, and what their table says. `test_cli_reproduce` carries one out in full."""
 
 from __future__ import annotations
 

@@ -1,58 +1,24 @@
-"""A whole run: what it writes, what it selects by, and how it stops, goes on and goes back."""
+"""A whole run: what it writes and when, that it can be repeated, and what it refuses."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-import signal
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import (
-    GRAMIAN,
-    ONE_THREAD,
-    PullThePlug,
-    Stopped,
-    assert_same_run,
-    finished,
-    journal,
-    last_checkpoint,
-    same,
-    small_config,
-    wait_for,
-    written_config,
-)
-from torch import nn
+from small_runs import assert_same_run, finished, journal, last_checkpoint, rows_with, same, small_config
 
-import gramian.lab.run as run_module
-import gramian.lab.summary as summary_module
 import gramian.lab.train as train_module
 from gramian.compression.records import Event
 from gramian.errors import CheckpointError, ConfigError, DataError
 from gramian.lab.config import load_config
-from gramian.lab.data import Split, load_data
-from gramian.lab.evaluate import evaluate
 from gramian.lab.files import read_json
 from gramian.lab.run import Run
-from gramian.lab.saved_model import load_model
-from gramian.lab.train import Interrupted, Watcher, train
-from gramian.layers.reducible import reducible_layers
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished(tmp_path_factory.mktemp("small") / "run")
-
-
-def rows_with(run: Path, key: str) -> list[dict[str, Any]]:
-    return [row for row in journal(run, "metrics.jsonl") if key in row]
+from gramian.lab.train import Watcher, train
 
 
 def test_run_folder_holds_what_it_promises_and_no_drafts(run: Path) -> None:
@@ -119,73 +85,10 @@ def test_training_learns(run: Path) -> None:
         assert losses[-1] < losses[0] - 0.05
 
 
-def test_selected_model_is_the_best_on_validation_since_the_last_cut(run: Path) -> None:
-    final = read_json(run / "summary.json")["now"]["states"]
-    candidates = [row for row in rows_with(run, "eval/accuracy") if row["state/total"] == final]
-    best = max(candidates, key=lambda row: row["eval/accuracy"])
-    summary = read_json(run / "summary.json")
-    assert summary["selected_step"] == best["step"] == read_json(run / "model" / "config.json")["step"]
-    assert summary["now"]["valid"] == {"accuracy": best["eval/accuracy"], "loss": best["eval/loss"]}
-
-
-def test_scores_of_the_summary_are_those_of_the_saved_model(run: Path) -> None:
-    model, data, now = load_model(run).model, load_data("digits"), read_json(run / "summary.json")["now"]
-    assert evaluate(model, data.valid) == now["valid"]
-    assert evaluate(model, data.test) == now["test"]
-
-
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not(run: Path, tmp_path: Path) -> None:
     assert_same_run(run, finished(tmp_path / "again"))
     other = finished(tmp_path / "other", train={"seed": 4})
     assert journal(other, "metrics.jsonl") != journal(run, "metrics.jsonl")
-
-
-def test_test_data_is_looked_at_once_after_training_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = load_data("digits")
-    names = {id(split): name for name, split in data.splits.items()}
-    looks: list[str] = []
-
-    def watched(where: str) -> Callable[..., dict[str, float]]:
-        def look(model: nn.Module, split: Split) -> dict[str, float]:
-            looks.append(f"{where} {names[id(split)]}")
-            return evaluate(model, split)
-
-        return look
-
-    monkeypatch.setattr(run_module, "build_data", lambda _: data)
-    monkeypatch.setattr(train_module, "evaluate", watched("training"))
-    monkeypatch.setattr(summary_module, "evaluate", watched("summary"))
-    finished(tmp_path / "run")
-    assert looks == ["training valid"] * 4 + ["summary valid", "summary test"]
-
-
-def test_test_data_has_no_influence_on_anything_but_the_test_score(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = load_data("digits")
-    noise = Split(torch.randn_like(data.test.inputs), data.test.targets.roll(1))
-    monkeypatch.setattr(run_module, "build_data", lambda _: dataclasses.replace(data, test=noise))
-    other = finished(tmp_path / "run")
-    for name in ("metrics.jsonl", "events.jsonl"):
-        assert journal(other, name) == journal(run, name)
-    assert (other / "model/model.safetensors").read_bytes() == (run / "model/model.safetensors").read_bytes()
-    one, two = (read_json(folder / "summary.json") for folder in (run, other))
-    assert one["selected_step"] == two["selected_step"]
-    assert one["now"]["valid"] == two["now"]["valid"]
-    assert one["now"]["test"] != two["now"]["test"]
-
-
-def test_cut_at_the_last_step_is_in_the_model_that_is_kept(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", train={"steps": 12, "eval_every": 6}, compress={"schedule": {"at": [12]}})
-    (event,) = journal(run, "events.jsonl")
-    after = event["layers"][0]["after"]
-    assert after < 12
-    assert load_model(run).config["model"]["d_state"] == [after]
-    summary = read_json(run / "summary.json")
-    assert summary["now"]["states"] == after
-    last = rows_with(run, "eval/accuracy")[-1]
-    assert (last["step"], last["state/total"]) == (12, after)
-    assert summary["now"]["valid"]["accuracy"] == last["eval/accuracy"]
 
 
 def test_run_without_compression_keeps_its_size(tmp_path: Path) -> None:
@@ -202,6 +105,28 @@ def test_spectra_that_are_only_looked_at_do_not_change_training(run: Path, tmp_p
     other = finished(tmp_path / "run", compress={"analyze_every": None})
     assert (other / "model/model.safetensors").read_bytes() == (run / "model/model.safetensors").read_bytes()
     assert same(last_checkpoint(other)["snapshot"], last_checkpoint(run)["snapshot"])
+
+
+def test_slow_looks_become_rare_are_noted_and_leave_the_training_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look seems to take an hour: the second is the last, and the weights are those of a run without looks."""
+    clock, slow = [0.0], train_module.drift
+
+    def an_hour_later(*given: Any) -> dict[str, float]:
+        clock[0] += 3600
+        return slow(*given)
+
+    monkeypatch.setattr(train_module, "drift", an_hour_later)
+    real = time.perf_counter
+    monkeypatch.setattr(train_module.time, "perf_counter", lambda: real() + clock[0])
+    run = finished(tmp_path / "run", compress={"schedule": {"at": [40]}, "analyze_every": 2, "analyze_share": 0.5})
+    noted = [event for event in journal(run, "events.jsonl") if event["kind"] == "noted"]
+    assert len(noted) == 1
+    assert "a look at the spectra took 3.6e+03 s: looking every" in noted[0]["reason"]
+    assert len([row for row in journal(run, "metrics.jsonl") if "drift/rank/blocks.0.lru" in row]) == 1
+    plain = finished(tmp_path / "plain", compress={"schedule": {"at": [40]}, "analyze_every": None})
+    assert (run / "model/model.safetensors").read_bytes() == (plain / "model/model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -221,6 +146,29 @@ def test_other_settings_train_and_cut_as_well(tmp_path: Path, sections: dict[str
     summary = read_json(run / "summary.json")
     assert summary["now"]["states"] < summary["full"]["states"]
     assert all(value.isfinite().all() for value in load_file(run / "model/model.safetensors").values())
+
+
+def test_watcher_is_told_of_everything_in_order(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Listener(Watcher):
+        def started(self, run: Run) -> None:
+            told.append("started")
+
+        def stepped(self, run: Run, row: dict[str, float]) -> None:
+            told.append(f"stepped {run.step}")
+
+        def evaluated(self, run: Run, row: dict[str, float]) -> None:
+            told.append(f"evaluated {run.step}")
+
+        def happened(self, run: Run, event: Event) -> None:
+            told.append(f"{event.kind} {run.step}")
+
+        def finished(self, run: Run) -> None:
+            told.append("finished")
+
+    train(small_config(train={"steps": 10}), tmp_path / "run", watcher=Listener())
+    assert told == ["started", "stepped 5", "cut 8", "stepped 10", "evaluated 10", "finished"]
 
 
 def test_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
@@ -253,194 +201,3 @@ def test_run_that_cannot_be_built_writes_nothing(
     with pytest.raises(error):
         train(small_config(**sections), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
-
-
-class PressCtrlC(Watcher):
-    """Presses Ctrl-C so often when the row of a step is logged."""
-
-    def __init__(self, step: int, times: int = 1) -> None:
-        self.step, self.times = step, times
-
-    def stepped(self, run: Run, row: dict[str, float]) -> None:
-        if run.step == self.step:
-            for _ in range(self.times):
-                os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.mark.parametrize("step", [5, 15, 35])
-def test_run_stopped_by_ctrl_c_goes_on_as_if_nothing_had_happened(run: Path, tmp_path: Path, step: int) -> None:
-    folder, before = tmp_path / "run", signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted, match=f"stopped at step {step}; continue with: gramian train --resume {folder}"):
-        train(small_config(), folder, watcher=PressCtrlC(step))
-    assert signal.getsignal(signal.SIGINT) is before
-    assert last_checkpoint(folder)["step"] == step
-    assert not (folder / "summary.json").exists()
-    train(None, folder, resume=True)
-    assert_same_run(folder, run)
-
-
-def test_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        train(small_config(), tmp_path / "run", watcher=PressCtrlC(5, times=2))
-    assert not (tmp_path / "run" / "checkpoints").exists()
-
-
-def test_ctrl_c_in_the_last_step_comes_too_late(run: Path, tmp_path: Path) -> None:
-    train(small_config(), tmp_path / "run", watcher=PressCtrlC(40))
-    assert_same_run(tmp_path / "run", run)
-
-
-def test_ctrl_c_ends_the_command_with_130_and_resume_finishes_it(tmp_path: Path) -> None:
-    steps = 250
-    config = written_config(tmp_path / "c.yaml", train={"steps": steps, "checkpoint_every": 1000, "eval_every": 125})
-    command = [*GRAMIAN, "train", str(config), "--run", "run"]
-    with subprocess.Popen(command, cwd=tmp_path, env=ONE_THREAD, stdout=subprocess.PIPE, text=True) as process:
-        wait_for(lambda: bool(journal(tmp_path / "run", "metrics.jsonl")), process)
-        process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    stopped = last_checkpoint(tmp_path / "run")["step"]
-    assert not (tmp_path / "run" / "summary.json").exists()
-    assert 5 <= stopped < steps
-    assert f"stopped at step {stopped}; continue with: gramian train --resume run" in " ".join(said.split())
-    assert train(None, tmp_path / "run", resume=True)["steps"] == steps
-    assert [row["step"] for row in rows_with(tmp_path / "run", "train/loss")] == list(range(5, steps + 5, 5))
-
-
-def falls_below(states: int) -> Callable[..., dict[str, float]]:
-    """An evaluation in which a model with fewer states is a bad one."""
-
-    def look(model: nn.Module, split: Split) -> dict[str, float]:
-        (layer,) = reducible_layers(model).values()
-        return {"accuracy": 0.9 if layer.d_state >= states else 0.1, "loss": 1.0}
-
-    return look
-
-
-def with_rollback(then: str, patience: int = 1, at: tuple[int, ...] = (8,)) -> dict[str, Any]:
-    return {
-        "train": {"steps": 24, "eval_every": 4, "log_every": 5, "checkpoint_every": 4},
-        "compress": {
-            "policy": {"shrink": {"by": 0.5}},
-            "schedule": {"at": list(at)},
-            "rollback": {"drop": 0.0, "then": then, "patience": patience},
-            "analyze_every": None,
-        },
-    }
-
-
-def test_rolled_back_run_is_the_run_that_was_never_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "evaluate", falls_below(12))
-    sections = with_rollback("stop", at=(8, 20))
-    run = finished(tmp_path / "back", **sections)
-    events = journal(run, "events.jsonl")
-    assert [(event["kind"], event["step"], event["resume_at"]) for event in events] == [
-        ("cut", 8, None),
-        ("rolled_back", 12, 8),
-    ]
-    assert "the metric was 0.1 after the cut at step 8, 0.9 before" in events[1]["reason"]
-    uncut = finished(tmp_path / "uncut", train=sections["train"], compress=None)
-    assert last_checkpoint(run)["step"] == 24
-    assert same(last_checkpoint(run)["snapshot"], last_checkpoint(uncut)["snapshot"])
-    rows = journal(run, "metrics.jsonl")
-    turn = max(i for i, row in enumerate(rows) if row.get("state/total") == 6) + 1
-    expected = [row for row in journal(uncut, "metrics.jsonl") if row["step"] > 8]
-    assert rows[turn:] == expected
-    assert load_model(run).config["model"]["d_state"] == [12]
-
-
-def test_cautious_run_goes_on_with_half_the_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "evaluate", falls_below(9))
-    run = finished(tmp_path / "run", **with_rollback("cautious", at=(8, 16)))
-    events = journal(run, "events.jsonl")
-    assert [(event["kind"], event["step"]) for event in events] == [("cut", 8), ("rolled_back", 12), ("cut", 16)]
-    assert [layer["after"] for event in events for layer in event["layers"]] == [6, 9]
-    assert load_model(run).config["model"]["d_state"] == [9]
-    assert read_json(run / "summary.json")["steps"] == 24
-
-
-def test_roll_back_waits_for_its_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "evaluate", falls_below(12))
-    run = finished(tmp_path / "run", **with_rollback("stop", patience=2, at=(8, 12)))
-    found = [(event["kind"], event["step"]) for event in journal(run, "events.jsonl")]
-    assert found == [("cut", 8), ("skipped", 12), ("rolled_back", 16)]
-
-
-def test_no_cut_is_made_before_there_is_a_metric_to_go_back_by(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", **with_rollback("stop", at=(3,)))
-    (event,) = journal(run, "events.jsonl")
-    assert (event["step"], event["kind"]) == (3, "skipped")
-    assert "needs the metric before the first cut" in event["reason"]
-
-
-class CtrlCAfterRollBack(Watcher):
-    def happened(self, run: Run, event: Event) -> None:
-        if event.kind == "rolled_back":
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_run_stopped_after_a_roll_back_goes_on_from_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train_module, "evaluate", falls_below(12))
-    sections, folder = with_rollback("stop", patience=3), tmp_path / "run"
-    with pytest.raises(Interrupted, match="stopped at step 8"):
-        train(small_config(**sections), folder, watcher=CtrlCAfterRollBack())
-    resumed = Run.resume(folder)
-    assert resumed.step == 8
-    assert resumed.sizes == {"blocks.0.lru": 12}
-    assert [event["kind"] for event in journal(folder, "events.jsonl")] == ["cut", "rolled_back"]
-    train(None, folder, resume=True)
-    assert_same_run(folder, finished(tmp_path / "through", **sections))
-
-
-def test_watcher_is_told_of_everything_in_order(tmp_path: Path) -> None:
-    told: list[str] = []
-
-    class Listener(Watcher):
-        def started(self, run: Run) -> None:
-            told.append("started")
-
-        def stepped(self, run: Run, row: dict[str, float]) -> None:
-            told.append(f"stepped {run.step}")
-
-        def evaluated(self, run: Run, row: dict[str, float]) -> None:
-            told.append(f"evaluated {run.step}")
-
-        def happened(self, run: Run, event: Event) -> None:
-            told.append(f"{event.kind} {run.step}")
-
-        def finished(self, run: Run) -> None:
-            told.append("finished")
-
-    train(small_config(train={"steps": 10}), tmp_path / "run", watcher=Listener())
-    assert told == ["started", "stepped 5", "cut 8", "stepped 10", "evaluated 10", "finished"]
-
-
-def test_plug_pulled_before_the_first_checkpoint_means_to_begin_anew(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(Stopped):
-        train(small_config(), tmp_path / "run", watcher=PullThePlug(2))
-    train(None, tmp_path / "run", resume=True)
-    assert_same_run(tmp_path / "run", run)
-
-
-def test_slow_looks_become_rare_are_noted_and_leave_the_training_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every look seems to take an hour: the second is the last, and the weights are those of a run without looks."""
-    clock, slow = [0.0], train_module.drift
-
-    def an_hour_later(*given: Any) -> dict[str, float]:
-        clock[0] += 3600
-        return slow(*given)
-
-    monkeypatch.setattr(train_module, "drift", an_hour_later)
-    real = time.perf_counter
-    monkeypatch.setattr(train_module.time, "perf_counter", lambda: real() + clock[0])
-    run = finished(tmp_path / "run", compress={"schedule": {"at": [40]}, "analyze_every": 2, "analyze_share": 0.5})
-    noted = [event for event in journal(run, "events.jsonl") if event["kind"] == "noted"]
-    assert len(noted) == 1
-    assert "a look at the spectra took 3.6e+03 s: looking every" in noted[0]["reason"]
-    assert len([row for row in journal(run, "metrics.jsonl") if "drift/rank/blocks.0.lru" in row]) == 1
-    plain = finished(tmp_path / "plain", compress={"schedule": {"at": [40]}, "analyze_every": None})
-    assert (run / "model/model.safetensors").read_bytes() == (plain / "model/model.safetensors").read_bytes()
