@@ -63,12 +63,12 @@ def _mqar(pairs: int, d_model: tuple[int, ...], d_state: tuple[int, ...], *overr
 
 
 _MAMBA = ("model.layer=mamba", "model.head_dim=null")
-_RECALL_BY_MAMBA = (
-    *_MAMBA,
-    *("data.pairs=4", "data.length=32", "data.vocab=64"),
-    *("train.steps=2500", "train.lr=1e-3", "train.warmup=0.02", "train.eval_every=200"),
+_SHORT = ("train.steps=1200", "train.warmup=0.1", "train.eval_every=100", "train.checkpoint_every=500")
+_HARDER = ("train.steps=3000", "train.warmup=0.1")
+_SHORT_INDUCTION = (
+    *("data.length=64", "data.test_lengths=[128]"),
+    *("train.steps=1500", "train.batch_size=64", "train.eval_every=150"),
 )
-_SHORT_INDUCTION = ("data.length=64", "data.test_lengths=[128]", "train.steps=400", "train.batch_size=64")
 _LONG = (*_MAMBA, "train.steps=10000")
 
 GRIDS: Mapping[str, tuple[Curve, ...]] = {
@@ -77,12 +77,13 @@ GRIDS: Mapping[str, tuple[Curve, ...]] = {
         Curve("copying-tiny", "2 tokens", ("data.memorize=2", "train.steps=20"), (16,), (2, 4)),
     ),
     "small": (
-        *(_mqar(pairs, (32,), (1, 2, 4, 8, 16), "train.steps=1200") for pairs in (8, 4, 16)),
+        _mqar(8, (32,), (1, 2, 4, 8, 16), *_SHORT),
+        _mqar(16, (32,), (1, 2, 3, 4, 8), *_HARDER),
         Curve("copying-small", "8 tokens", (), (32,), (1, 2, 4, 8, 16, 64)),
-        Curve("induction-small", "length 64", _SHORT_INDUCTION, (16,), (1, 2, 4, 16)),
+        Curve("induction-small", "length 64", _SHORT_INDUCTION, (8, 16), (1, 4, 16)),
         Curve("copying-small", "4 tokens", ("data.memorize=4",), (32,), (1, 2, 4, 16)),
         Curve("copying-small", "8 tokens", (), (64,), (1, 4, 16)),
-        Curve("mqar-small", "4 pairs, Mamba", _RECALL_BY_MAMBA, (64,), (1, 4, 16)),
+        _mqar(4, (32,), (1, 2, 4), *_SHORT),
     ),
     "paper": tuple(
         _mqar(pairs, (32, 64, 128), (1, 2, 4, 8, 16, 32, 64, 128), "data.length=256", "data.vocab=8192", *_LONG)
