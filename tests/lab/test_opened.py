@@ -3,42 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
-from gramian.cli import main
+from command_line import Gramian, in_this_process
 from gramian.integrations.pretrained import from_pretrained
 from gramian.layers.reducible import reducible_layers
 from mixer_models import logits, tiny_model, tokens, transformers
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Gramian = Callable[..., Outcome]
 
 
 @pytest.fixture
 def gramian(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Gramian:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["gramian", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return Outcome(int(stopped.value.code or 0), said.out, said.err)
-
-    return run
+    return in_this_process(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -5,44 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
-from gramian.cli import main
+from command_line import Gramian, in_this_process
 from gramian.lab.bench import command, gate
 from gramian.lab.bench.registry import TABLES, Table
 from gramian.lab.bench.report import Result, Section
 from gramian.lab.bench.settings import THREADS, Settings
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Bench = Callable[..., Outcome]
-
-
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bench:
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Gramian:
     """``gramian bench`` in this process, in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr("gramian.allocator.keep_freed_memory", lambda: True)  # it cannot be taken back
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["gramian", "bench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        said = capsys.readouterr()
-        return Outcome(int(stopped.value.code or 0), said.out, said.err)
-
-    return run
+    return in_this_process(monkeypatch, capsys, "bench")
 
 
 @pytest.fixture
@@ -69,7 +50,7 @@ def here() -> list[str]:
     ],
 )
 def test_bad_input_is_a_message_exit_code_2_and_nothing_written(
-    bench: Bench, arguments: list[str], message: str
+    bench: Gramian, arguments: list[str], message: str
 ) -> None:
     outcome = bench(*arguments)
     assert outcome.code == 2
@@ -77,7 +58,7 @@ def test_bad_input_is_a_message_exit_code_2_and_nothing_written(
     assert here() == []
 
 
-def test_red_kernels_are_refused_before_anything_is_timed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_red_kernels_are_refused_before_anything_is_timed(bench: Gramian, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(settings: Settings) -> Result:
         raise AssertionError("it was timed")
 
@@ -93,7 +74,7 @@ def test_red_kernels_are_refused_before_anything_is_timed(bench: Bench, monkeypa
     assert here() == []
 
 
-def test_list_names_every_table_and_its_question(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_names_every_table_and_its_question(bench: Gramian, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     outcome = bench("--list")
     assert outcome.code == 0
@@ -117,7 +98,7 @@ except SystemExit:
 
 @pytest.mark.usefixtures("green")
 def test_table_runs_with_its_threads_and_is_written_under_its_command(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Gramian, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Settings, int]] = []
 
@@ -136,7 +117,7 @@ def test_table_runs_with_its_threads_and_is_written_under_its_command(
 
 
 @pytest.mark.usefixtures("green")
-def test_cheap_tables_come_out_whole(bench: Bench) -> None:
+def test_cheap_tables_come_out_whole(bench: Gramian) -> None:
     """The slowest test of this folder: five tables at tiny shapes."""
     names = ["layer", "scan", "evaluate", "inference", "profile"]
     outcome = bench(*names, "--small", "--out", "out")
@@ -155,7 +136,7 @@ def test_cheap_tables_come_out_whole(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("green")
-def test_smoke_run_without_a_folder_writes_nothing(bench: Bench) -> None:
+def test_smoke_run_without_a_folder_writes_nothing(bench: Gramian) -> None:
     outcome = bench("inference", "--small")
     assert outcome.code == 0
     assert "# inference: a smoke run, its numbers mean nothing" in outcome.out

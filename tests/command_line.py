@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
+
+from gramian.cli import main
 
 
 class Outcome(NamedTuple):
@@ -15,6 +20,19 @@ class Outcome(NamedTuple):
 
 
 Gramian = Callable[..., Outcome]
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *before: str) -> Gramian:
+    """The command line in this process; all calls begin with the arguments `before`."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["gramian", *before, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        return Outcome(int(stopped.value.code or 0), said.out, said.err)
+
+    return run
 
 
 def here() -> list[str]:
