@@ -64,7 +64,7 @@ def _mqar(pairs: int, d_model: tuple[int, ...], d_state: tuple[int, ...], *overr
 
 _MAMBA = ("model.layer=mamba", "model.head_dim=null")
 _SHORT = ("train.steps=1200", "train.warmup=0.1", "train.eval_every=100", "train.checkpoint_every=500")
-_HARDER = ("train.steps=3000", "train.warmup=0.1")
+_HARDER = ("train.steps=3000", "train.warmup=0.1", "train.eval_every=300")
 _SHORT_INDUCTION = (
     *("data.length=64", "data.test_lengths=[128]"),
     *("train.steps=1500", "train.batch_size=64", "train.eval_every=150"),
