@@ -32,12 +32,12 @@ def test_shipped_configuration_cuts_only_in_the_first_tenth_but_for_short_runs(n
     config = load_config(name)
     assert config.compress is not None
     last = build_schedule(config.compress.schedule).steps[-1]
-    share = 0.2 if name in ("mqar-small", "mqar-short-small") else 1 / 3 if name.endswith("tiny") else 0.1
+    share = 0.2 if name == "mqar-small" else 1 / 3 if name.endswith("tiny") else 0.1
     assert last <= config.train.steps * share
 
 
 def test_demo_and_the_scales_of_every_experiment_are_shipped() -> None:
-    published = set(EXPERIMENTS) - {"copying-few", "copying-four", "mqar-short", "mqar-long"}  # settings of our own
+    published = set(EXPERIMENTS) - {"copying-few", "copying-four", "mqar-long"}  # settings of our own
     assert {"demo", "smnist-tiny"} <= set(NAMES)
     assert {f"{name}-small" for name in EXPERIMENTS} | {f"{name}-paper" for name in published} <= set(NAMES)
 

@@ -32,7 +32,6 @@ EXPERIMENTS: Mapping[str, Mapping[str, str]] = {
     "smnist": _tolerances(0.04, 0.10),
     "scifar": _tolerances(0.05, 0.15),
     "mqar": {"cut": ""},
-    "mqar-short": {"cut": ""},
     "mqar-long": {"cut": ""},
     "copying": {"cut": ""},
     "copying-few": {"cut": ""},
