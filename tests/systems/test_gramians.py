@@ -14,10 +14,10 @@ from gramian.errors import ShapeError
 from gramian.systems.gramians import (
     Factors,
     Route,
+    controllability_factor,
     controllability_gramian,
     equilibrated,
     malmquist_takenaka,
-    observability_factor,
     observability_gramian,
 )
 from gramian.systems.hankel import hankel_singular_values
@@ -156,13 +156,13 @@ def test_real_makes_real_factors_of_the_same_gramians(route: Route) -> None:
     torch.testing.assert_close(observability_of(after), observability_of(before).real, rtol=1e-13, atol=1e-13)
 
 
-def test_observability_factor_alone_is_that_of_both() -> None:
+def test_controllability_factor_alone_is_that_of_both() -> None:
     for kind in ("complex", "real", "real_part"):
         system = random_system(5, 2, 3, kind=kind)
-        assert torch.equal(observability_factor(system), malmquist_takenaka(system).observability)
+        assert torch.equal(controllability_factor(system), malmquist_takenaka(system).controllability)
 
 
-@pytest.mark.parametrize("ask", [malmquist_takenaka, observability_factor])
+@pytest.mark.parametrize("ask", [malmquist_takenaka, controllability_factor])
 def test_the_recurrence_needs_poles_and_says_where_to_get_them(ask: Callable[[LinearSystem], object]) -> None:
     with pytest.raises(ShapeError, match=r"'the system' is dense(.|\n)*`equilibrated`, or system\.diagonalized\(\)"):
         ask(delay_line(3))

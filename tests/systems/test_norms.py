@@ -233,6 +233,33 @@ def test_a_survey_of_many_channels_is_never_above_the_gains(kind: str) -> None:
     assert found.max() == pytest.approx(float(wanted.max()), rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["complex", "real", "real_part"])
+@pytest.mark.parametrize("distance", [1.0, 1e-3, 1e-6, 1e-9])
+def test_a_rough_norm_of_a_difference_is_a_gain_in_double_precision(distance: float, kind: str) -> None:
+    """In single precision, a difference of nearly equal systems is noise, or next to noise."""
+    fom = random_system(12, 40, 33, kind=kind, radius=(0.9, 0.999), angle=(-3, 3))
+    change = distance * fom.B * torch.randn(12, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    difference = fom - LinearSystem(fom.A, fom.B + change, fom.C, real_part=fom.real_part)
+    exact = LinearSystem(fom.A, change, fom.C, real_part=fom.real_part)
+    norm = hinf_norm(difference, rtol=1e-3)
+    assert norm <= gain_at(exact, norm.omega) * (1 + 1e-12 + 1e-14 / distance)
+    assert norm == pytest.approx(float(hinf_norm(exact)), rel=2e-3)
+
+
+@pytest.mark.parametrize(("distance", "is_single"), [(1.0, True), (1e-7, False)])
+def test_single_precision_leads_only_where_double_precision_agrees(distance: float, is_single: bool) -> None:
+    one = random_system(12, 40, 33, radius=(0.9, 0.999))
+    difference = one - LinearSystem(one.A, (1 + distance) * one.B, one.C, real_part=True)
+    gains_of, omega = Gains(difference, 6, is_rough=True), torch.linspace(0, torch.pi, 64, dtype=torch.float64)
+    found, vectors = gains_of.survey(omega)
+    assert gains_of.is_single == is_single
+    largest, there = gains_of.largest(omega, found, vectors)
+    assert (largest == float(found.max())) != is_single
+    assert largest <= gain_at(difference, there) * (1 + 1e-12 + 1e-14 / distance)
+    assert largest >= found.max()
+    assert not Gains(difference, 6).is_single
+
+
 def test_hinf_norm_wants_one_system() -> None:
     with pytest.raises(ShapeError, match=r"is a batch of shape \(3,\); needed: one system"):
         hinf_norm(batch_of([lag(0.5)] * 3))

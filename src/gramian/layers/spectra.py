@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from gramian.layers.calibration import Calibration, TimeVarying, calibrate
 from gramian.layers.reducible import Reducible, Spectrum
-from gramian.systems.balancing import Balancing, balancing, balancing_bytes, balancing_values
+from gramian.systems.balancing import (
+    Balancing,
+    balancing,
+    balancing_bytes,
+    balancing_values,
+    balancings,
+    is_better_alone,
+)
 from gramian.systems.linear_system import LinearSystem
 
 __all__ = ["TimeInvariant", "spectra_of"]
@@ -88,15 +95,14 @@ def _calibrated(
 
 
 def _balanced(systems: list[LinearSystem]) -> list[Balancing]:
-    if len(systems) < 2:
+    if len(systems) < 2 or is_better_alone(systems[0]):
         return [balancing(system) for system in systems]
-    batch = balancing(_stacked(systems))
-    return [batch[index] for index in range(len(systems))]
+    return balancings(_stacked(systems))
 
 
 def _values(systems: list[LinearSystem]) -> list[Tensor]:
     """One at a time where they are large: in a batch, all their factors are in memory together."""
-    if len(systems) < 2 or len(systems) * balancing_bytes(systems[0]) > _MOST_BYTES:
+    if len(systems) < 2 or is_better_alone(systems[0]) or len(systems) * balancing_bytes(systems[0]) > _MOST_BYTES:
         return [balancing_values(system) for system in systems]
     return list(balancing_values(_stacked(systems)).clone().unbind())
 

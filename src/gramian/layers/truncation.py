@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from torch import Tensor
@@ -13,7 +13,6 @@ from gramian.errors import GramianError, ShapeError
 from gramian.layers.reducible import Spectrum
 from gramian.layers.reduction import Measurement, MomentMap, Reduction
 from gramian.systems.balancing import balancing, balancing_bytes
-from gramian.systems.gramians import observability_factor
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes, fit_to_slots, to_modes
 from gramian.systems.norms import h2_distance, h2_norm_and_energy, hinf_norm
@@ -81,7 +80,7 @@ def truncate(
     reason = ""
     for modes in _attempts(fom, projection, rank):
         try:
-            candidate = build(modes)
+            candidate, modes = build(modes), _without_maps(modes)
             measurement = _measure(before, projection, modes, candidate)
         except GramianError as error:  # the cast made the system unstable or not finite
             reason = reason or f"the reduced layer cannot be stored: {error.given}"
@@ -127,7 +126,7 @@ def _prepared(fom: LinearSystem, order: int, spectrum: Spectrum, choose: Choice)
     basis = spectrum.balancing
     if basis is None and takes_a_basis(choose):
         basis = balancing(fom)
-    h2, energy = h2_norm_and_energy(fom, observability_factor(fom) if basis is None else basis.factors.observability)
+    h2, energy = h2_norm_and_energy(fom, None if basis is None else basis.times_factor)
     projection = project_with(choose, fom, min(fom.order, order), basis)
     del basis
     if balancing_bytes(fom) > _MOST_BYTES:
@@ -136,22 +135,28 @@ def _prepared(fom: LinearSystem, order: int, spectrum: Spectrum, choose: Choice)
 
 
 def _attempts(fom: LinearSystem, projection: Projection, slots: int) -> Iterator[Modes]:
-    first = fit_to_slots(fom, projection, slots)
-    yield first
-    for order in (first.order + 1, first.order + 2, first.order - 1):
+    found = [fit_to_slots(fom, projection, slots)]
+    first = found[0].order
+    yield found.pop()  # only the caller holds it now
+    for order in (first + 1, first + 2, first - 1):
         if 1 <= order <= projection.rank:
             modes = to_modes(fom, projection.leading(order))
             if len(modes.poles) <= slots:
                 yield modes
 
 
+def _without_maps(modes: Modes) -> Modes:
+    """What is still needed of modes once a layer has been made of them: their maps are as large as a projection."""
+    return replace(modes, V=modes.V.new_empty(0), W=modes.W.new_empty(0))
+
+
 def _measure(before: _Before, projection: Projection, modes: Modes, candidate: Candidate) -> Measurement:
-    leading, error = projection.leading(modes.order), before.fom - candidate.system
+    leading = projection.leading(modes.order)
     bound, hsv = leading.error_bound, projection.hsv
     return Measurement(
         norm=before.norm,
         bound=None if bound is None else float(bound),
-        measured=float(hinf_norm(error, rtol=_RTOL)),
+        measured=float(hinf_norm(before.fom - candidate.system, rtol=_RTOL)),
         h2_norm=before.h2_norm,
         h2_error=h2_distance(before.fom, candidate.system, before.energy),
         discarded=None if hsv is None else float(hsv[modes.order :].sum() / hsv.sum()) if hsv.sum() > 0 else 0.0,

@@ -3,8 +3,10 @@
 Few channels: one matrix product makes the responses at all frequencies, their Frobenius norms say where a maximum can
 be, and singular values are computed only there. Many channels: nothing of size ``H x H`` is formed; a few
 steps of Golub-Kahan bidiagonalisation, for all frequencies at once and in single precision, say where to look, and more
-of them, in double precision from where the first ones ended, how large the gain is. What a system without modes needs
-is a linear solve for each frequency.
+of them, in double precision from where the first ones ended, how large the gain is. A rough answer is looked for in
+single precision to the end, if both say the same of the highest points of the grid (they do not of a difference of
+nearly equal systems), and double precision has the last word. What a system without modes needs is a linear solve for
+each frequency.
 
 Resolvents come from logarithms of the poles, so they are exact next to a pole on the circle.
 """
@@ -12,6 +14,7 @@ Resolvents come from logarithms of the poles, so they are exact next to a pole o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,6 +28,9 @@ _CHUNK_ENTRIES = 2**22  # complex numbers held at once
 _DIRECT = 1024  # up to this many entries of a response it is formed
 _FIRST, _MORE = 8, 64  # singular values computed at a time, the most promising frequencies first
 _FOLLOWED = 8  # of many channels: frequencies looked at in double precision
+_FOLLOWED_IN_SINGLE, _CONFIRMED = 16, 6  # the same where single precision is good enough, and is confirmed by double
+_NOTHING = 0.5  # of a vector, after a second orthogonalisation: then it was rounding
+_SINGLE = 1e-5  # relative: single precision must not be off by more, nor outbid what is measured in double
 
 
 def resolvent(logs: Tensor, omega: Tensor) -> Tensor:
@@ -60,6 +66,7 @@ class _Operator:
         p, s = (w + mirrored) / 2, (w - mirrored) / 2j
         return p.mT[..., None].to(self.dtype), s.mT[..., None].to(self.dtype)
 
+    @cached_property
     def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
         """B, C and D, real where the system is a real part."""
         B, C = self.system.input_output_matrices()
@@ -78,9 +85,12 @@ def _times(matrix: Tensor, X: Tensor) -> Tensor:
 def _weigh(weights: tuple[Tensor, ...], X: Tensor, adjoint: bool) -> Tensor:
     if len(weights) == 1:
         return X * (weights[0].conj() if adjoint else weights[0])
-    p, s = (weights[0].conj(), -weights[1].conj()) if adjoint else weights
-    upper, lower = X.chunk(2)
-    return torch.cat([p * upper - s * lower, s * upper + p * lower])
+    p, s = (weights[0].conj(), weights[1].conj()) if adjoint else weights
+    (upper, lower), out, sign = X.chunk(2), torch.empty_like(X), -1 if adjoint else 1
+    above, below = out.chunk(2)
+    torch.mul(p, upper, out=above).addcmul_(s, lower, value=-sign)
+    torch.mul(p, lower, out=below).addcmul_(s, upper, value=sign)
+    return out
 
 
 class Gains:
@@ -93,11 +103,14 @@ class Gains:
     steps
         How many steps a bidiagonalisation makes where a gain is not found by an SVD; the error is below it, about
         ``(ln H / steps)^2`` at worst.
+    is_rough
+        Whether gains may be measured in single precision on the way to the largest.
     """
 
-    def __init__(self, system: LinearSystem, steps: int) -> None:
+    def __init__(self, system: LinearSystem, steps: int, is_rough: bool = False) -> None:
         self.system, self.steps = system, min(steps, system.n_inputs, system.n_outputs)
         self.is_direct = not system.is_diagonal or system.n_inputs * system.n_outputs <= _DIRECT
+        self.is_single, self._single = is_rough, _Operator(system, torch.complex64)
 
     def survey(self, omega: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gains on a grid; below the true ones, or 0, where there can be no maximum. And where vectors ended."""
@@ -105,9 +118,11 @@ class Gains:
             return self._direct(omega, screened=True), None
         start = torch.randn(self.system.n_inputs, 1, generator=torch.Generator().manual_seed(0))
         start = start.expand(-1, len(omega)).to(torch.complex64)
-        gains, vectors = self._krylov(_Operator(self.system, torch.complex64), omega, start, 2)
-        best = gains.topk(min(_FOLLOWED, len(omega))).indices
-        gains = gains * (1 - 1e-5)  # single precision must not outbid what is measured in double
+        gains, vectors = self._in_single(omega, start, 2)
+        if not self._agree(omega, gains, vectors):
+            self.is_single = False
+            gains, vectors = self._in_double(omega, start, 2)
+        best = gains.topk(min(_FOLLOWED_IN_SINGLE if self.is_single else _FOLLOWED, len(omega))).indices
         gains[best], vectors[:, best] = self.measure(omega[best], vectors[:, best])
         return gains, vectors
 
@@ -115,7 +130,30 @@ class Gains:
         """Gains at a few frequencies, from vectors nearby; and where the vectors ended."""
         if self.is_direct or start is None:
             return self._direct(omega, screened=False), torch.zeros(0, len(omega))
-        gains, vectors = self._krylov(_Operator(self.system, torch.complex128), omega, start, self.steps)
+        if self.is_single:
+            return self._in_single(omega, start, self.steps)
+        return self._in_double(omega, start, self.steps)
+
+    def largest(self, omega: Tensor, gains: Tensor, vectors: Tensor | None) -> tuple[float, float]:
+        """The largest of gains that were measured at `omega`, in double precision, and its frequency."""
+        if vectors is not None and self.is_single:
+            best = gains.topk(min(_CONFIRMED, len(omega))).indices
+            omega, (gains, _) = omega[best], self._in_double(omega[best], vectors[:, best], self.steps)
+        peak = int(gains.argmax())
+        return float(gains[peak]), float(omega[peak])
+
+    def _agree(self, omega: Tensor, gains: Tensor, vectors: Tensor) -> bool:
+        """Whether double precision says of the largest `gains` what single precision said, of the same vectors."""
+        few = gains.topk(min(_CONFIRMED, len(omega))).indices
+        exact, _ = self._in_double(omega[few], vectors[:, few], 1)
+        return bool(((gains[few] - exact).abs() <= 2 * _SINGLE * exact).all())
+
+    def _in_single(self, omega: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        gains, vectors = self._krylov(self._single, omega, start, steps)
+        return gains * (1 - _SINGLE), vectors
+
+    def _in_double(self, omega: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        gains, vectors = self._krylov(_Operator(self.system, torch.complex128), omega, start, steps)
         return gains, vectors.to(torch.complex64)
 
     def _direct(self, omega: Tensor, screened: bool) -> Tensor:
@@ -151,7 +189,7 @@ class Gains:
     def _krylov(self, operator: _Operator, omega: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         per_frequency = 2 * self.system.order + (steps + 1) * (self.system.n_inputs + self.system.n_outputs)
         size = max(1, _CHUNK_ENTRIES // per_frequency)
-        matrices = operator.matrices()
+        matrices = operator.matrices
         found = [
             _bidiagonalise(matrices, operator.weights(part), first.to(operator.dtype), steps)
             for part, first in zip(omega.split(size), start.split(size, 1), strict=True)
@@ -190,9 +228,7 @@ def _bidiagonalise(
     right, images = [v], [push(v)]
     for _ in range(1, steps):
         v = pull(_unit(images[-1])[0])
-        for _ in range(2):  # against all before, twice: lost orthogonality would be lost accuracy
-            v = v - sum(w * (w.conj() * v).sum(0) for w in right)
-        right.append(_unit(v)[0])
+        right.append(_orthogonal(v, right))
         images.append(push(right[-1]))
     # The best combination of the vectors: G times it has the length of their images' largest singular value.
     Y, V = torch.stack(images, -1).transpose(0, 1), torch.stack(right, -1).transpose(0, 1)  # (M, H, steps)
@@ -200,6 +236,18 @@ def _bidiagonalise(
     image, v = (Y @ best)[..., 0], (V @ best)[..., 0].mT
     length = torch.linalg.vector_norm(v, dim=0)
     return torch.linalg.vector_norm(image, dim=-1) / length.clamp(min=1), v / length.clamp(min=1e-30)
+
+
+def _orthogonal(v: Tensor, right: list[Tensor]) -> Tensor:
+    """The unit vectors along what of `v` is orthogonal to all of `right`; zero where that is only rounding.
+
+    Twice: lost orthogonality would be lost accuracy. What the second time takes half of was nothing.
+    """
+    lengths = []
+    for _ in range(2):
+        v = v - sum(w * (w.conj() * v).sum(0) for w in right)
+        lengths.append(torch.linalg.vector_norm(v, dim=0))
+    return torch.where(lengths[1] > _NOTHING * lengths[0], v / lengths[1].clamp(min=1e-30), 0.0)
 
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,13 +35,14 @@ __all__ = [
     "Factors",
     "Route",
     "accurate",
+    "controllability_factor",
     "controllability_gramian",
     "equilibrated",
     "malmquist_takenaka",
-    "observability_factor",
     "observability_gramian",
 ]
 
+_ROWS = 256  # of a Gramian, made at a time
 _DOUBLINGS = 64  # A**(2**64) is zero for every pole that float64 can tell from the unit circle
 
 
@@ -82,16 +83,43 @@ def controllability_gramian(system: LinearSystem) -> Tensor:
     return _blocks(P.real + S.real, S.imag - P.imag, S.imag + P.imag, P.real - S.real) / 2
 
 
-def observability_gramian(system: LinearSystem) -> Tensor:
-    """``Q``, the solution of ``A* Q A - Q + C* C = 0``: what outputs can see. Shapes as `controllability_gramian`."""
+def observability_gramian(system: LinearSystem, modes: Tensor | None = None) -> Tensor:
+    """``Q``, the solution of ``A* Q A - Q + C* C = 0``: what outputs can see. Shapes as `controllability_gramian`.
+
+    With their indices `modes`, the modes of a single diagonal system are taken in that order.
+    """
     if not system.is_diagonal:
         return _stein(system.A.mH, system.C.mH @ system.C)
     logs, C = system.log_poles, system.C
+    if modes is not None:
+        logs, C = logs[modes], C[:, modes]
+    if system.real_part:
+        return _real_observability(logs, C)
     Q = (C.mH @ C) / one_minus_products(logs.conj()[..., :, None], logs[..., None, :])
-    if not system.real_part:
-        return Q if C.is_complex() else Q.real
-    R = (C.mT @ C) / one_minus_products(logs[..., :, None], logs[..., None, :])
-    return _blocks(Q.real + R.real, -Q.imag - R.imag, Q.imag - R.imag, Q.real - R.real) / 2
+    return Q if C.is_complex() else Q.real
+
+
+def _real_observability(logs: Tensor, C: Tensor) -> Tensor:
+    """``Q`` of a real-part system, a few rows at a time and as far as symmetry does not say it.
+
+    From ``Q_ij = (C* C)_ij / (1 - conj l_i l_j)`` and ``R_ij = (C^T C)_ij / (1 - l_i l_j)``, whose numerators share
+    the products of real and imaginary parts, it is ``[[Re(Q + R), -Im(Q + R)], [Im(Q - R), Re(Q - R)]] / 2``.
+    """
+    C, n = C.to(torch.complex128), C.shape[-1]
+    X, Y = C.real.contiguous(), C.imag.contiguous()
+    out = X.new_empty(*X.shape[:-2], 2, n, 2, n)
+    for start in range(0, n, _ROWS):
+        rows, right, beyond = slice(start, start + _ROWS), slice(start, None), slice(start + _ROWS, None)
+        one, two = logs[..., rows, None], logs[..., None, right]
+        xx, xy, yx, yy = (a[..., rows].mT @ b[..., right] for a in (X, Y) for b in (X, Y))
+        Q = torch.complex(xx + yy, xy - yx) / one_minus_products(one.conj(), two)
+        R = torch.complex(xx - yy, xy + yx) / one_minus_products(one, two)
+        sums, differences = (Q + R) / 2, (Q - R) / 2
+        blocks = ((sums.real, -sums.imag), (differences.imag, differences.real))
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            out[..., i, rows, j, right] = blocks[i][j]
+            out[..., j, beyond, i, rows] = blocks[i][j][..., _ROWS:].mT
+    return out.flatten(-4, -3).flatten(-2)
 
 
 def _blocks(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
@@ -155,10 +183,10 @@ def malmquist_takenaka(system: LinearSystem) -> Factors:
     return Factors(both[0], both[1])
 
 
-def observability_factor(system: LinearSystem) -> Tensor:
-    """The factor ``F_o`` of `malmquist_takenaka` alone, at half the cost of both."""
+def controllability_factor(system: LinearSystem) -> Tensor:
+    """The factor ``F_c`` of `malmquist_takenaka` alone, at half the cost of both."""
     _need_poles(system)
-    return _in_coordinates_of(system, system.log_poles.conj(), system.C.mH)
+    return _in_coordinates_of(system, system.log_poles, system.B)
 
 
 def accurate(system: LinearSystem) -> Factors:

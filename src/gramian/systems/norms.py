@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from gramian.errors import ShapeError
 from gramian.systems.gains import Gains, response_of_modes
-from gramian.systems.gramians import Route, accurate, equilibrated, observability_factor
+from gramian.systems.gramians import Route, accurate, controllability_factor, equilibrated
 from gramian.systems.hankel import hankel_singular_values
 from gramian.systems.linear_system import LinearSystem, diagonal_if_accurate
 from gramian.systems.precise import log_of_poles, one_minus_products
@@ -104,7 +105,8 @@ def hinf_norm(system: LinearSystem, rtol: float = 1e-6) -> HinfNorm:
             cure="Measure the systems of a batch one by one.",
         )
     modes = diagonal_if_accurate(system)  # a resolvent costs N operations instead of N^3
-    gains_of, is_rough = Gains(modes, _STEPS_ROUGH if rtol >= _ROUGH else _STEPS), rtol >= _ROUGH
+    is_rough = rtol >= _ROUGH
+    gains_of = Gains(modes, _STEPS_ROUGH if is_rough else _STEPS, is_rough)
     omega = _first_grid(modes, whole_circle=_is_complex(system), is_rough=is_rough)
     gains, vectors = gains_of.survey(omega)
     noise = _rounding(modes)
@@ -118,8 +120,7 @@ def hinf_norm(system: LinearSystem, rtol: float = 1e-6) -> HinfNorm:
         omega, index = torch.cat([omega, finer]).sort()
         gains = torch.cat([gains, new])[index]
         vectors = None if vectors is None else torch.cat([vectors, ends], 1)[:, index]
-    peak = int(gains.argmax())
-    return HinfNorm(float(gains[peak]), float(omega[peak]), system)
+    return HinfNorm(*gains_of.largest(omega, gains, vectors), system)
 
 
 def _is_complex(system: LinearSystem) -> bool:
@@ -190,28 +191,45 @@ def _rounding(system: LinearSystem) -> float:
 def h2_norm(system: LinearSystem, route: Route | None = None) -> Tensor:
     """The H2 norm: root of the sum of squares of the impulse response; exact, from a Gramian factor.
 
-    ``||G||_2^2 = ||C B + D||_F^2 + ||F_o* A B||_F^2``, the first response and the sum of all later ones with
-    ``Q = F_o F_o*``: sums of squares, so that small norms of difference systems keep their digits. Shape ``(...)``,
+    ``||G||_2^2 = ||C B + D||_F^2 + ||C A F_c||_F^2``, the first response and the sum of all later ones with
+    ``P = F_c F_c*``: sums of squares, so that small norms of difference systems keep their digits. Shape ``(...)``,
     float64.
     """
-    if route is None and system.is_diagonal:
-        F = observability_factor(system)
-    else:
-        F = (route or equilibrated)(system).observability
-    return h2_norm_and_energy(system, F)[0]
+    return h2_norm_and_energy(system, None if route is None else _times(route(system).controllability))[0]
 
 
-def h2_norm_and_energy(system: LinearSystem, F: Tensor) -> tuple[Tensor, Tensor]:
-    """`h2_norm`, and the energy ``||F* B||_F^2`` of all responses without the feed-through, given ``Q = F F*``.
+def h2_norm_and_energy(
+    system: LinearSystem, times_factor: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """`h2_norm`, and the energy ``||C F_c||_F^2`` of all responses without the feed-through.
 
-    ``||F* B||_F^2 = ||C B||_F^2 + ||F* A B||_F^2``: both are sums of the same later responses and a first one.
+    ``||C F_c||_F^2 = ||C B||_F^2 + ||C A F_c||_F^2``: both are sums of the same later responses and a first one.
+    `times_factor` says what ``M F_c`` is, if a factor is known.
     """
+    if times_factor is None:
+        factor = controllability_factor(system) if system.is_diagonal else equilibrated(system).controllability
+        times_factor = _times(factor)
     B, C = system.input_output_matrices()
     first = C @ B
-    later = torch.linalg.matrix_norm(F.mH @ system.times_A(B).to(F.dtype)).square()
+    later = torch.linalg.matrix_norm(times_factor(_output_after_a_step(system))).square()
     energy = torch.linalg.matrix_norm(first).square() + later
     first = first + (system.D.real if system.real_part else system.D)
     return (torch.linalg.matrix_norm(first).square() + later).sqrt(), energy
+
+
+def _times(factor: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda M: M.to(factor.dtype) @ factor
+
+
+def _output_after_a_step(system: LinearSystem) -> Tensor:
+    """``C A``; for a real-part system in the coordinates ``(Re x, Im x)``."""
+    if not system.is_diagonal:
+        return system.C @ system.A
+    CA = system.C * system.A[..., None, :]
+    if not system.real_part:
+        return CA
+    CA = CA.to(torch.complex128)
+    return torch.cat([CA.real, -CA.imag], -1)
 
 
 def h2_distance(fom: LinearSystem, rom: LinearSystem, energy: float) -> float:
