@@ -28,7 +28,7 @@ _CHUNK_ENTRIES = 2**22  # complex numbers held at once
 _DIRECT = 1024  # up to this many entries of a response it is formed
 _FIRST, _MORE = 8, 64  # singular values computed at a time, the most promising frequencies first
 _FOLLOWED = 8  # of many channels: frequencies looked at in double precision
-_FOLLOWED_IN_SINGLE, _CONFIRMED = 16, 6  # the same where single precision is good enough, and is confirmed by double
+_FOLLOWED_IN_SINGLE, _CONFIRMED = 48, 6  # the same where single precision is good enough, and is confirmed by double
 _NOTHING = 0.5  # of a vector, after a second orthogonalisation: then it was rounding
 _SINGLE = 1e-5  # relative: single precision must not be off by more, nor outbid what is measured in double
 
