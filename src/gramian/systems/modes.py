@@ -77,11 +77,19 @@ def fit_to_slots(fom: LinearSystem, projection: Projection, slots: int) -> Modes
     n, stride = min(projection.rank, 2 * slots if fom.real_part else slots), 1
     if n >= _MANY and fom.real_part:
         n, stride = n - max(0, n + _guessed_real_poles(fom) - 2 * slots), 2 if n >= _VERY_MANY else 1
+    while n < _VERY_MANY and (excess := _count_of_modes(fom, reduced[0][:n, :n]) - slots) > 0:
+        n -= excess
     modes = to_modes(fom, projection.leading(n), reduced)
     while len(modes.poles) > slots:
         n -= max(1, stride * (len(modes.poles) - slots))
         modes = to_modes(fom, projection.leading(n), reduced)
     return modes
+
+
+def _count_of_modes(fom: LinearSystem, A: Tensor) -> int:
+    """How many slots a reduced system takes, from its poles alone: a third of what its modes cost."""
+    poles = torch.linalg.eigvals(A)
+    return int((poles.imag >= 0).sum()) if fom.real_part else len(poles)
 
 
 def _guessed_real_poles(fom: LinearSystem) -> int:
