@@ -71,8 +71,8 @@ def fit_to_slots(fom: LinearSystem, projection: Projection, slots: int) -> Modes
     which takes a slot of its own, make the modes too many: by one for each mode too many, which can step over an
     order that would have fitted, and saves an eigendecomposition for each of the others. A small system is asked for
     its poles before its modes are computed. A large one nearly always has real poles: their number is guessed first, at
-    the price of a state or two. In a very large one, where a slot is little and an eigendecomposition much, the order is
-    lowered as if it kept all real poles it turns out to have.
+    the price of a state or two. In a very large one, where a slot is little and an eigendecomposition much, the order
+    is lowered as if it kept all real poles it turns out to have.
     """
     reduced = projection.reduced(fom)
     n, stride = min(projection.rank, 2 * slots if fom.real_part else slots), 1
