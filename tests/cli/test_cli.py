@@ -10,8 +10,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from command_line import Gramian, here, plain
 
+from command_line import Gramian, here, plain
 from gramian.cli import main
 
 COMMANDS = ("train", "analyze", "compress", "eval", "report", "reproduce", "data", "doctor")

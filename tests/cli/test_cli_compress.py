@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command_line import Gramian, here, plain
 from safetensors.torch import load_file
+
+from command_line import Gramian, here, plain
 
 
 def states(path: str | Path) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from command_line import Gramian, here, plain
 
 
