@@ -233,7 +233,7 @@ def _output_after_a_step(system: LinearSystem) -> Tensor:
 
 
 def h2_distance(fom: LinearSystem, rom: LinearSystem, energy: float) -> float:
-    """``||fom - rom||_2`` of two single diagonal systems, given ``energy = ||F_o* B||_F^2`` of the first.
+    """``||fom - rom||_2`` of two single diagonal systems, given the energy of the first: see `h2_norm_and_energy`.
 
     From the energies and the inner product, sums over pairs of modes, which is far cheaper than a factor of the
     difference system; where they cancel to less than six digits, and with different feed-through, from that factor.

@@ -15,7 +15,7 @@ from gramian.lab.bench.settings import CannotRun, Settings, Shape
 from gramian.lab.bench.stock_allocator import AS_IT_COMES, compare_with_stock_allocator
 from gramian.lab.bench.timing import Call, Spread, Turns
 
-__all__ = ["SETTLE", "SETTLED", "conditions", "mamba_table", "selective_table"]
+__all__ = ["SETTLE", "SETTLED", "conditions", "mamba_table", "samples_of", "selective_table"]
 
 MODEL = Shape(8, 256, 128, 128, blocks=2)
 NARROW = Shape(32, 256, 16, 128, blocks=2)  # the products of the projections are few beside the scan
@@ -43,7 +43,8 @@ def conditions(builders: Callable[[Settings], Builders], settings: Settings) -> 
     }
 
 
-def _data(timed: Mapping[str, Timed]) -> dict[str, Any]:
+def samples_of(timed: Mapping[str, Timed]) -> dict[str, Any]:
+    """All that `conditions` found, for a results file."""
     return {
         ending.removeprefix(", ") or "memory kept": {**turns.to_dict(), "not_run": missing}
         for ending, (turns, missing) in timed.items()
@@ -131,7 +132,7 @@ def mamba_table(settings: Settings) -> Result:
         "alone (table 'selective'), and the less the wider the model is: the narrow one has d_model 16. Alone: peak "
         "resident memory (VmHWM) of a process that does three calls, Python and libraries included."
     )
-    data = {"turns": _data(timed), "memory_bytes": memory}
+    data = {"turns": samples_of(timed), "memory_bytes": memory}
     sections = [targets_section(targets), *sections, alone]
     return Result(sections, (note, SETTLED, AS_IT_COMES), data, _without_states(shapes[sizes[0]]), "float32")
 
@@ -180,7 +181,7 @@ def selective_table(settings: Settings) -> Result:
         "tensors. Memory that a cut frees is read and written no more, so the ratio can exceed that of the states."
     )
     shape = _without_states(replace(settings.fit(SCAN), states=sizes[-1]))
-    return Result(sections, (note, SETTLED, AS_IT_COMES), {"turns": _data(timed)}, shape, "float32")
+    return Result(sections, (note, SETTLED, AS_IT_COMES), {"turns": samples_of(timed)}, shape, "float32")
 
 
 def _growth(turns: Turns, sizes: tuple[int, ...]) -> list[tuple[str, tuple[str, ...]]]:

@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch import Tensor
 from gramian.compression.cuts import compress_
 from gramian.compression.policies import Rank
 from gramian.lab.bench import mamba_contestants as contestants
-from gramian.lab.bench.mamba_tables import SETTLED, conditions
+from gramian.lab.bench.mamba_tables import SETTLED, conditions, samples_of
 from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import Settings, Shape
 from gramian.lab.bench.stock_allocator import AS_IT_COMES
@@ -128,11 +127,7 @@ def mamba_training_table(settings: Settings) -> Result:
         "its calibration, and the others at the small size. Bytes are random here: they cost the same. Validation, "
         "the same for all, is not counted."
     )
-    turns_data: dict[str, Any] = {
-        ending.removeprefix(", ") or "memory kept": {**turns.to_dict(), "not_run": missing}
-        for ending, (turns, missing) in timed.items()
-    }
-    data = {"turns": turns_data, "cut_seconds": cuts, "steps": steps, "cut_at": at}
+    data = {"turns": samples_of(timed), "cut_seconds": cuts, "steps": steps, "cut_at": at}
     where = str(replace(shape, states=0)).replace(", N 0", "")
     return Result([targets_section(targets), *sections], (note, SETTLED, AS_IT_COMES), data, where, "float32")
 
