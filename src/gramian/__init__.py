@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from gramian.layers.mamba import Mamba
     from gramian.layers.mamba2 import Mamba2
     from gramian.layers.reducible import Reducible, reducible_layers, resize_like_
+    from gramian.systems.h2 import h2_norm
     from gramian.systems.hankel import error_bound, hankel_singular_values
     from gramian.systems.linear_system import LinearSystem
-    from gramian.systems.norms import h2_norm, hinf_norm
+    from gramian.systems.norms import hinf_norm
     from gramian.systems.projections import balanced
 
 _HOMES = {
@@ -41,7 +42,8 @@ _HOMES = {
     "layers.reducible": ("Reducible", "reducible_layers", "resize_like_"),
     "systems.hankel": ("error_bound", "hankel_singular_values"),
     "systems.linear_system": ("LinearSystem",),
-    "systems.norms": ("h2_norm", "hinf_norm"),
+    "systems.h2": ("h2_norm",),
+    "systems.norms": ("hinf_norm",),
     "systems.projections": ("balanced",),
 }
 _HOME_OF = {name: f"gramian.{module}" for module, names in _HOMES.items() for name in names}

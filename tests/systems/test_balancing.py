@@ -15,9 +15,9 @@ from gramian.systems.balancing import (
     is_better_alone,
 )
 from gramian.systems.gramians import Factors, accurate, controllability_gramian, malmquist_takenaka
+from gramian.systems.h2 import h2_norm, h2_norm_and_energy
 from gramian.systems.hankel import hankel_singular_values
 from gramian.systems.linear_system import LinearSystem
-from gramian.systems.norms import h2_norm, h2_norm_and_energy
 from systems_zoo import KINDS, batch_of, changed_basis, exact_values, from_logs, normal, random_system, term_size
 
 each_kind = pytest.mark.parametrize("kind", KINDS)

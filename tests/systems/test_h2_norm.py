@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 
+from gramian.systems.h2 import h2_norm
 from gramian.systems.linear_system import LinearSystem
-from gramian.systems.norms import h2_norm, hinf_norm, impulse_response, simulate
+from gramian.systems.norms import hinf_norm, impulse_response, simulate
 from systems_zoo import (
     changed_basis,
     delay_line,

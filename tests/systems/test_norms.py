@@ -13,9 +13,10 @@ from torch import Tensor
 from gramian.errors import ShapeError
 from gramian.systems.gains import Gains
 from gramian.systems.gramians import malmquist_takenaka
+from gramian.systems.h2 import h2_norm
 from gramian.systems.hankel import hankel_singular_values
 from gramian.systems.linear_system import LinearSystem
-from gramian.systems.norms import frequency_response, h2_norm, hinf_norm, impulse_response, simulate
+from gramian.systems.norms import frequency_response, hinf_norm, impulse_response, simulate
 from systems_zoo import (
     batch_of,
     changed_basis,

@@ -15,9 +15,10 @@ from gramian.systems.gramians import (
     malmquist_takenaka,
     observability_gramian,
 )
+from gramian.systems.h2 import h2_norm
 from gramian.systems.hankel import error_bound, hankel_singular_values
 from gramian.systems.linear_system import LinearSystem
-from gramian.systems.norms import frequency_response, h2_norm, hinf_norm, impulse_response, simulate
+from gramian.systems.norms import frequency_response, hinf_norm, impulse_response, simulate
 from gramian.systems.projections import (
     Keep,
     Projection,

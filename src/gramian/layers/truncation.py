@@ -13,9 +13,10 @@ from gramian.errors import GramianError, ShapeError
 from gramian.layers.reducible import Spectrum
 from gramian.layers.reduction import Measurement, MomentMap, Reduction
 from gramian.systems.balancing import balancing, balancing_bytes
+from gramian.systems.h2 import h2_distance, h2_norm_and_energy
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes, fit_to_slots, to_modes
-from gramian.systems.norms import h2_distance, h2_norm_and_energy, hinf_norm
+from gramian.systems.norms import hinf_norm
 from gramian.systems.projections import Choice, Projection, project_with, takes_a_basis
 
 __all__ = ["Candidate", "truncate"]

@@ -8,10 +8,11 @@ from gramian.systems.gramians import (
     malmquist_takenaka,
     observability_gramian,
 )
+from gramian.systems.h2 import h2_norm
 from gramian.systems.hankel import bound_rank, energy_rank, error_bound, hankel_singular_values
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.modes import Modes, fit_to_slots, to_modes
-from gramian.systems.norms import HinfNorm, frequency_response, h2_norm, hinf_norm, impulse_response, simulate
+from gramian.systems.norms import HinfNorm, frequency_response, hinf_norm, impulse_response, simulate
 from gramian.systems.projections import Keep, Projection, balanced, modal, random, selected, singular_perturbation
 
 __all__ = [
