@@ -6,6 +6,7 @@ from gramian.kernels.gated_attention import GATED_ATTENTION_BACKENDS, gated_atte
 from gramian.kernels.gated_norm import gated_rms_norm
 from gramian.kernels.scan import SCAN_BACKENDS, scan
 from gramian.kernels.selective import SELECTIVE_BACKENDS, selective_scan
+from gramian.kernels.selective_states import STATES_BACKENDS, selective_states
 from gramian.kernels.selective_step import selective_step
 from gramian.kernels.ssd import SSD_BACKENDS, ssd
 
@@ -16,6 +17,7 @@ __all__ = [
     "SCAN_BACKENDS",
     "SELECTIVE_BACKENDS",
     "SSD_BACKENDS",
+    "STATES_BACKENDS",
     "causal_conv1d",
     "diagonal_ssm",
     "diagonal_ssm_pairs",
@@ -23,6 +25,7 @@ __all__ = [
     "gated_rms_norm",
     "scan",
     "selective_scan",
+    "selective_states",
     "selective_step",
     "ssd",
 ]

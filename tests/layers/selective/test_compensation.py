@@ -161,8 +161,8 @@ def test_in_a_trained_layer_mixing_saves_much_of_what_selection_loses(
 
 
 def test_components_that_are_left_out_stay_as_selection_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compensation, "_MOST_READ_FEATURES", 4)
-    monkeypatch.setattr(compensation, "_MOST_WRITE_FEATURES", 4)
+    monkeypatch.setattr(compensation, "unknowns", lambda _: 4)
+    monkeypatch.setattr(compensation, "_WRITE", 1.0)
     layer, x = make_mamba(), sequences()
     change, index = mixed(layer, [1, 4], x), torch.tensor([1, 4])
     selected = torch.eye(6, dtype=torch.float64)[index]

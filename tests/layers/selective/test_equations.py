@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from gramian.layers.selective.equations import principal, readout_equations, write_equations
+from gramian.layers.selective.equations import principal, readout_equations, unknowns, write_equations
 from gramian.layers.selective.samples import Sample
 from gramian.layers.selective.signals import Signals, state_output
 from gramian.systems.regression import NormalEquations
@@ -119,3 +120,13 @@ def test_a_basis_is_orthonormal_and_holds_most_of_what_was_seen(kind: str, what:
             x = torch.cat([getattr(s, what)[:, STEPS, g].flatten(0, 1) for s in signals])
             lost = (x - x @ U @ U.mT).square().sum()
             assert float(lost) == pytest.approx(float(torch.linalg.svdvals(x)[most:].square().sum()), abs=1e-9)
+
+
+def test_more_data_allow_more_unknowns_within_limits() -> None:
+    (s,), _ = seen_by("mamba", 1)
+
+    def of_tokens(count: int) -> int:
+        u = torch.zeros(1, count, 1, 1)
+        return unknowns(lambda: [Sample(replace(s, u=u), STEPS, None)] * 2)
+
+    assert [of_tokens(count) for count in (1, 200, 1024, 1536, 10_000)] == [256, 256, 512, 768, 1024]

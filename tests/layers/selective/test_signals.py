@@ -69,15 +69,6 @@ def test_pieces_of_any_size_are_the_loop_over_all_states(kind: str, room: int, m
     assert torch.equal(torch.cat([p.steps for p in pieces]), steps)
 
 
-def test_pairs_are_states_that_forget_like_one_and_are_driven_like_another() -> None:
-    s = make_grouped().signals(sequences(3))
-    narrow = s.with_states(s.A[..., :2], s.B[..., 1:4], s.C.repeat(1, 1, 1, 2)[..., :6])
-    spread = narrow.with_states(narrow.A.repeat_interleave(3, -1), narrow.B.repeat(1, 1, 1, 2), narrow.C)
-    (pairs,), (plain,) = contributions(narrow, EVERY, pairs=True), contributions(spread, EVERY)
-    for name in ("M", "C", "h"):
-        torch.testing.assert_close(getattr(pairs, name), getattr(plain, name), **CLOSE)
-
-
 def test_half_precision_is_computed_in_single() -> None:
     layer = make_mamba(dtype=torch.bfloat16)
     s = layer.signals(sequences(2).bfloat16())

@@ -12,15 +12,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gramian.layers.selective.equations import Samples, principal, readout_equations, write_equations
+from gramian.layers.selective.equations import Samples, principal, readout_equations, unknowns, write_equations
 from gramian.layers.selective.layout import StateChange
 from gramian.layers.selective.signals import Signals
 from gramian.systems.regression import NormalEquations
 
 __all__ = ["compensated"]
 
-_MOST_READ_FEATURES = 1024  # kept states times components of C
-_MOST_WRITE_FEATURES = 512  # kept states times components of B: each is a state of its own while F is fitted
+_WRITE = 0.5  # of the unknowns for C are there for B: each is a state of its own while F is fitted
 
 
 def compensated(change: StateChange, fit: Samples, judge: Samples) -> StateChange:
@@ -31,9 +30,9 @@ def compensated(change: StateChange, fit: Samples, judge: Samples) -> StateChang
     fit, judge
         Samples to fit on, and held-out samples to choose ridges on.
     """
-    r = change.rank
-    C_basis = principal(fit, "C", max(1, _MOST_READ_FEATURES // r))
-    B_basis = principal(fit, "B", max(1, _MOST_WRITE_FEATURES // r))
+    most = unknowns(fit) // change.rank
+    C_basis = principal(fit, "C", max(1, most))
+    B_basis = principal(fit, "B", max(1, int(_WRITE * most)))
     to_B, to_C = change.matrices("B"), change.matrices("C")  # (groups, r, N)
     to_C = _read(change, fit, judge, C_basis, to_C, to_B)
     to_B = _write(change, fit, judge, B_basis, to_B, to_C)

@@ -16,9 +16,18 @@ from gramian.layers.selective.samples import Sample
 from gramian.layers.selective.signals import Signals, contributions
 from gramian.systems.regression import NormalEquations
 
-__all__ = ["paired", "principal", "readout_equations", "write_equations"]
+__all__ = ["paired", "principal", "readout_equations", "unknowns", "write_equations"]
 
 Samples = Callable[[], Iterable[Sample]]
+
+_TOKENS = 4  # of data for every unknown of a regression
+_FEWEST, _MOST = 256, 1024  # unknowns: what little data is still asked for, and what more data no longer adds
+
+
+def unknowns(seen: Samples) -> int:
+    """How many coefficients a regression on these data may have: more data can say more, at a higher cost."""
+    tokens = sum(sample.signals.u.shape[:2].numel() for sample in seen())
+    return min(max(_FEWEST, tokens // _TOKENS), _MOST)
 
 
 def principal(seen: Samples, what: str, most: int) -> Tensor:
@@ -33,13 +42,11 @@ def principal(seen: Samples, what: str, most: int) -> Tensor:
     return torch.linalg.eigh(moment.cpu()).eigenvectors[..., -most:]
 
 
-def paired(
-    kept: Signals, target: Tensor, steps: Tensor, pairs: bool = False
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def paired(kept: Signals, target: Tensor, steps: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """M and C of `kept` with the target at the same steps."""
     batch, done = len(kept.u), 0
     rows = target.unflatten(0, (batch, -1))
-    for piece in contributions(kept, steps, pairs):
+    for piece in contributions(kept, steps):
         count = len(piece.steps)
         yield piece.M, piece.C, rows[:, done : done + count].flatten(0, 1)
         done += count
@@ -90,8 +97,10 @@ def write_equations(
         s = sample.signals
         kept = keep(s)
         components = torch.einsum("blgn,gnq->blgq", s.B, basis.to(s.B))
-        driven = kept.with_states(kept.A, components, readout(s).repeat_interleave(q, -1))
-        for M, c, y in paired(driven, sample.target, sample.steps, pairs=True):
+        # A state for every pair: forgotten like the kept one, driven by the component.
+        A, driving = kept.A.repeat_interleave(q, -1), components.repeat(1, 1, 1, kept.d_state)
+        driven = kept.with_states(A, driving, readout(s).repeat_interleave(q, -1))
+        for M, c, y in paired(driven, sample.target, sample.steps):
             features = M * c[:, :, None, :]  # (samples, groups, d_out, r q)
             for g in range(len(basis)):
                 rows = features[:, g].flatten(0, 1)

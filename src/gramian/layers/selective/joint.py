@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gramian.layers.selective.equations import principal, readout_equations
+from gramian.layers.selective.equations import principal, readout_equations, unknowns
 from gramian.layers.selective.ranking import Measure, Observed, Ranking
 from gramian.layers.selective.samples import Sample, samples
 from gramian.layers.selective.signals import contributions
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Balanced", "Regression"]
 
 _NUMERICAL_ZERO = 1e-13  # of the largest singular value: directions below it are rounding noise
-_MOST_FEATURES = 1024  # states times components of C, in the regression on all states
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Regression(Measure):
     def ranking(self, layer: Observed, evidence: Evidence, seed: int) -> Ranking:
         seen = list(samples(layer.signals, evidence.inputs, seed=seed, sketch=True))
         states = seen[0].signals.d_state
-        basis = principal(lambda: seen, "C", max(1, _MOST_FEATURES // states))
+        basis = principal(lambda: seen, "C", max(1, unknowns(lambda: seen) // states))
         orders, values = [], []
         for equations in readout_equations(lambda: seen, lambda s: s, basis):
             found = eliminate_blocks(equations, states)

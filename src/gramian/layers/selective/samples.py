@@ -15,7 +15,7 @@ __all__ = ["Sample", "samples"]
 
 _MOST_STEPS = 2048  # at which statistics are taken, over all sequences
 _BATCH = 8  # sequences at a time, seen through one sketch of the output
-_SKETCH = 32  # random directions in which the output is seen, where it has more
+_SKETCH = 8  # random directions in which the output is seen, where it has more
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gramian.kernels import selective_scan
+from gramian.kernels import selective_scan, selective_states
 
 __all__ = ["Contributions", "Signals", "contributions", "state_output"]
 
-_CHUNK_BYTES = 2**26  # of the states of consecutive steps that are kept at a time
+_CHUNK_BYTES = 2**24  # of the states of consecutive steps that are kept at a time
 
 
 @dataclass(frozen=True)
@@ -107,34 +107,21 @@ class Contributions:
     steps: Tensor
 
 
-def contributions(signals: Signals, steps: Tensor, pairs: bool = False) -> Iterator[Contributions]:
-    """What the states contribute at `steps` (ascending), in pieces of bounded size.
-
-    With `pairs`, there is a state for every pair of a column n of A and an entry m of B, in the order
-    ``n * len(B) + m``: forgotten like n, driven by m.
-    """
+def contributions(signals: Signals, steps: Tensor) -> Iterator[Contributions]:
+    """What the states contribute at `steps` (ascending), in pieces of bounded size."""
     s = signals.float()
-    shape = (*s.A.shape, s.B.shape[-1]) if pairs else s.A.shape
-    h = s.u.new_zeros(len(s.u), *shape)
-    wanted, last = set(steps.tolist()), int(steps[-1])
-    held: list[Tensor] = []
-    at: list[int] = []
-    most = max(1, _CHUNK_BYTES // max(1, h.numel() * h.element_size()))
     written = (s.dt if s.gain is None else s.gain) * s.u
-    for t in range(last + 1):
-        new = written[:, t, :, :, None] * s.B[:, t, :, None, :]
-        h *= s.decay(t)[..., None] if pairs else s.decay(t)
-        h += new[..., None, :] if pairs else new
-        if t in wanted:
-            held.append(h.flatten(3).clone() if pairs else h.clone())
-            at.append(t)
-        if held and (len(held) == most or t == last):
-            yield _contributed(s, held, torch.tensor(at))
-            held, at = [], []
+    most = max(1, _CHUNK_BYTES // max(1, len(s.u) * s.A.numel() * s.A.element_size()))
+    state, start = None, 0
+    for piece in steps.split(most):
+        now = slice(start, int(piece[-1]) + 1)
+        gate = None if s.log_gate is None else s.log_gate[:, now]
+        h, state = selective_states(written[:, now], s.dt[:, now], s.A, s.B[:, now], piece - start, gate, state)
+        yield _contributed(s, h.flatten(0, 1), piece)
+        start = now.stop
 
 
-def _contributed(s: Signals, held: list[Tensor], steps: Tensor) -> Contributions:
-    h = torch.stack(held, 1).flatten(0, 1)  # (samples, groups, P, N)
+def _contributed(s: Signals, h: Tensor, steps: Tensor) -> Contributions:
     at = steps.to(h.device)
     C, gate = s.C[:, at].flatten(0, 1), s.gate[:, at].flatten(0, 1)
     readout = s.readout.movedim(1, 0)  # (groups, d_out, P)
