@@ -27,8 +27,8 @@ __all__ = ["Gains", "resolvent", "response_of_modes"]
 _CHUNK_ENTRIES = 2**22  # complex numbers held at once
 _DIRECT = 1024  # up to this many entries of a response it is formed
 _FIRST, _MORE = 8, 64  # singular values computed at a time, the most promising frequencies first
-_FOLLOWED = 8  # of many channels: frequencies looked at in double precision
-_FOLLOWED_IN_SINGLE, _CONFIRMED = 48, 6  # the same where single precision is good enough, and is confirmed by double
+_HOPEFUL, _FOLLOWED = 128, 48  # of many channels: the highest of a grid, by a few steps, and by all of them
+_REFINED, _CONFIRMED = 8, 6  # of those, looked at in double precision: to go on from, or at the end
 _NOTHING = 0.5  # of a vector, after a second orthogonalisation: then it was rounding
 _SINGLE = 1e-5  # relative: single precision must not be off by more, nor outbid what is measured in double
 
@@ -86,7 +86,8 @@ def _weigh(weights: tuple[Tensor, ...], X: Tensor, adjoint: bool) -> Tensor:
     if len(weights) == 1:
         return X * (weights[0].conj() if adjoint else weights[0])
     p, s = (weights[0].conj(), weights[1].conj()) if adjoint else weights
-    (upper, lower), out, sign = X.chunk(2), torch.empty_like(X), -1 if adjoint else 1
+    (upper, lower), sign = X.chunk(2), -1 if adjoint else 1
+    out = X.new_empty(len(X), *torch.broadcast_shapes(p.shape[1:], X.shape[1:]))
     above, below = out.chunk(2)
     torch.mul(p, upper, out=above).addcmul_(s, lower, value=-sign)
     torch.mul(p, lower, out=below).addcmul_(s, upper, value=sign)
@@ -116,14 +117,16 @@ class Gains:
         """Gains on a grid; below the true ones, or 0, where there can be no maximum. And where vectors ended."""
         if self.is_direct:
             return self._direct(omega, screened=True), None
-        start = torch.randn(self.system.n_inputs, 1, generator=torch.Generator().manual_seed(0))
-        start = start.expand(-1, len(omega)).to(torch.complex64)
-        gains, vectors = self._in_single(omega, start, 2)
+        start = torch.randn(self.system.n_inputs, 1, generator=torch.Generator().manual_seed(0)).to(torch.complex64)
+        look = self._in_single
+        gains, vectors = look(omega, start, 2)
         if not self._agree(omega, gains, vectors):
-            self.is_single = False
-            gains, vectors = self._in_double(omega, start, 2)
-        best = gains.topk(min(_FOLLOWED_IN_SINGLE if self.is_single else _FOLLOWED, len(omega))).indices
-        gains[best], vectors[:, best] = self.measure(omega[best], vectors[:, best])
+            self.is_single, look = False, self._in_double
+            gains, vectors = look(omega, start, 2)
+        stages = [(_HOPEFUL, 2, look), (_FOLLOWED, self.steps, look)]
+        for count, steps, look in stages if self.is_single else [*stages, (_REFINED, self.steps, self._in_double)]:
+            best = gains.topk(min(count, len(omega))).indices
+            gains[best], vectors[:, best] = look(omega[best], vectors[:, best], steps)
         return gains, vectors
 
     def measure(self, omega: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -189,10 +192,11 @@ class Gains:
     def _krylov(self, operator: _Operator, omega: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         per_frequency = 2 * self.system.order + (steps + 1) * (self.system.n_inputs + self.system.n_outputs)
         size = max(1, _CHUNK_ENTRIES // per_frequency)
-        matrices = operator.matrices
+        matrices, parts = operator.matrices, omega.split(size)
+        starts = start.split(size, 1) if start.shape[1] > 1 else (start,) * len(parts)
         found = [
             _bidiagonalise(matrices, operator.weights(part), first.to(operator.dtype), steps)
-            for part, first in zip(omega.split(size), start.split(size, 1), strict=True)
+            for part, first in zip(parts, starts, strict=True)
         ]
         return torch.cat([gain for gain, _ in found]).double(), torch.cat([vector for _, vector in found], 1)
 
@@ -213,7 +217,10 @@ def _where_largest(G: Tensor, largest: float) -> Tensor:
 def _bidiagonalise(
     matrices: tuple[Tensor, Tensor, Tensor], weights: tuple[Tensor, ...], x: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """Golub-Kahan steps from `x` (H_in, M): the gains ``||G v||``, and the unit vectors ``v`` that have them."""
+    """Golub-Kahan steps from `x`: the gains ``||G v||``, and the unit vectors ``v`` that have them, ``(H_in, M)``.
+
+    `x` is ``(H_in, M)``, or ``(H_in, 1)`` for all frequencies: then it passes through B once.
+    """
     B, C, D = matrices
 
     def push(v: Tensor) -> Tensor:
@@ -225,7 +232,8 @@ def _bidiagonalise(
         return (_times(B.mH, _weigh(weights, _times(C.mH, u), True)) + _times(D.mH, u))[..., 0]
 
     v = _unit(x)[0]
-    right, images = [v], [push(v)]
+    images = [push(v)]
+    right = [v.expand(-1, images[0].shape[1])]
     for _ in range(1, steps):
         v = pull(_unit(images[-1])[0])
         right.append(_orthogonal(v, right))

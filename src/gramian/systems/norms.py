@@ -22,11 +22,11 @@ __all__ = [
     "simulate",
 ]
 
-_UNIFORM = 512  # frequencies of the first, uniform grid on [0, pi]
+# Of the first grid: uniform frequencies on [0, pi], and what two points leave between them, in bandwidths.
+_FINE_GRID = 512, 0.0  # few channels
+_GRID, _ROUGH_GRID = (128, 0.25), (128, 0.5)  # many channels; a large tolerance
 _ROUGH = 1e-3  # from this tolerance on, a coarser grid and fewer steps
-_UNIFORM_ROUGH = 128
-_CROWDED = 0.5  # of a bandwidth
-_STEPS, _STEPS_ROUGH = 30, 6
+_STEPS, _STEPS_ROUGH = 30, 4
 _ROUNDS, _ROUNDS_ROUGH = 40, 8  # of refinement; many channels of nearly equal gain never settle
 
 
@@ -102,7 +102,8 @@ def hinf_norm(system: LinearSystem, rtol: float = 1e-6) -> HinfNorm:
     modes = diagonal_if_accurate(system)  # a resolvent costs N operations instead of N^3
     is_rough = rtol >= _ROUGH
     gains_of = Gains(modes, _STEPS_ROUGH if is_rough else _STEPS, is_rough)
-    omega = _first_grid(modes, whole_circle=_is_complex(system), is_rough=is_rough)
+    grid = _ROUGH_GRID if is_rough else _FINE_GRID if gains_of.is_direct else _GRID
+    omega = _first_grid(modes, _is_complex(system), *grid)
     gains, vectors = gains_of.survey(omega)
     noise = _rounding(modes)
     for _ in range(_ROUNDS_ROUGH if is_rough else _ROUNDS):
@@ -122,9 +123,11 @@ def _is_complex(system: LinearSystem) -> bool:
     return not system.real_part and system.A.is_complex()
 
 
-def _first_grid(system: LinearSystem, whole_circle: bool, is_rough: bool) -> Tensor:
-    """Uniform points, and three at every pole; where they are crowded beyond a pole's bandwidth, only some of them."""
-    count = _UNIFORM_ROUGH if is_rough else _UNIFORM
+def _first_grid(system: LinearSystem, whole_circle: bool, count: int, room: float) -> Tensor:
+    """`count` uniform points, and three at every pole; no point has another within `room` bandwidths before it.
+
+    Only a few points are looked at closely where channels are many: these should not all be on one peak.
+    """
     uniform = torch.linspace(-torch.pi if whole_circle else 0.0, torch.pi, count, dtype=torch.float64)
     logs = system.log_poles if system.is_diagonal else log_of_poles(system.poles)
     width = -torch.expm1(logs.real)
@@ -135,7 +138,7 @@ def _first_grid(system: LinearSystem, whole_circle: bool, is_rough: bool) -> Ten
         near = near.abs()
     omega, index = torch.cat([uniform, near]).sort()
     scale = torch.cat([torch.full_like(uniform, torch.pi / count), width.repeat_interleave(3)])[index]
-    return _thinned(omega, scale * (_CROWDED if is_rough else 0.0))
+    return _thinned(omega, scale * room)
 
 
 def _thinned(omega: Tensor, room: Tensor) -> Tensor:

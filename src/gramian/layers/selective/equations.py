@@ -69,13 +69,20 @@ def readout_equations(seen: Samples, keep: Callable[[Signals], Signals], basis: 
         kept = keep(s)
         for M, c, y in paired(kept.with_states(kept.A, kept.B, components), sample.target, sample.steps):
             for g in range(len(basis)):
-                inner = (M[:, g].mT @ M[:, g]).flatten(1)  # (samples, r r)
-                outer = (c[:, g, :, None] * c[:, g, None, :]).flatten(1)  # (samples, p p)
-                r, p = M.shape[-1], c.shape[-1]
-                gram = (inner.mT @ outer).view(r, r, p, p).permute(0, 2, 1, 3).reshape(r * p, r * p)
                 cross = torch.einsum("sdr,sd,sp->rp", M[:, g], y[:, g], c[:, g]).flatten()
-                tally.add(g, gram, cross, y[:, g])
+                tally.add(g, _products(M[:, g], c[:, g]), cross, y[:, g])
     return tally.equations()
+
+
+def _products(M: Tensor, c: Tensor) -> Tensor:
+    """``sum_s (M_s^T M_s) kron (c_s c_s^T)`` for M ``(samples, d_out, r)`` and c ``(samples, p)``: of features ``(r, p)``."""
+    (_, d, r), p = M.shape, c.shape[-1]
+    if p * p <= d:  # then the products of all features are cheaper than those of both factors
+        rows = (M[..., None] * c[:, None, None, :]).flatten(0, 1).flatten(1)
+        return rows.mT @ rows
+    inner = (M.mT @ M).flatten(1)  # (samples, r r)
+    outer = (c[:, :, None] * c[:, None, :]).flatten(1)  # (samples, p p)
+    return (inner.mT @ outer).view(r, r, p, p).permute(0, 2, 1, 3).reshape(r * p, r * p)
 
 
 def write_equations(
