@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from gramian.lab.bench import ours
 from gramian.lab.bench.memory import peak_bytes
 from gramian.lab.bench.report import Result, Section
 from gramian.lab.bench.settings import CannotRun, Settings, Shape
+from gramian.lab.bench.share_tables import trained
 from gramian.lab.bench.timing import Turns, in_turns
-from gramian.lab.files import JsonLines, read_json
 
 __all__ = ["cuts_table", "inference_table"]
 
 CUTS = ((8, 256), (512, 1024), (1152, 2304))
 """Channels and states; the last two are cut three times, the first as often as there are rounds."""
-
-_TRAIN = "import sys; from gramian.cli import main; sys.argv[0] = 'gramian'; main()"
 
 
 def cuts_table(settings: Settings) -> Result:
@@ -60,14 +54,10 @@ def _peak(shape: Shape, data: dict[str, Any]) -> str:
 
 def _shares(config: str) -> dict[str, Any]:
     """Where the seconds of a training run went, by its own account."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "run"
-        arguments = ["train", config, "--run", str(run)]
-        done = subprocess.run([sys.executable, "-c", _TRAIN, *arguments], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return {"command": f"gramian train {config}", "rows": [("the whole run", f"not run: {last}", "")]}
-        summary, events = read_json(run / "summary.json"), JsonLines(run / "events.jsonl").rows()
+    try:
+        summary, events, _ = trained(config)
+    except CannotRun as reason:
+        return {"command": f"gramian train {config}", "rows": [("the whole run", f"not run: {reason}", "")]}
     total, cuts = summary["seconds"], summary["cuts_seconds"]
     looks = sum(event.get("seconds", 0.0) for event in events) - cuts
     parts = {"cuts": cuts, "looks that did not cut, and roll-backs": max(0.0, looks)}

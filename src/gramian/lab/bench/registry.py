@@ -15,6 +15,7 @@ from gramian.lab.bench.profiles import profile_table
 from gramian.lab.bench.report import Result
 from gramian.lab.bench.scaling import scaling_table
 from gramian.lab.bench.settings import Settings
+from gramian.lab.bench.share_tables import cut_shares_table
 from gramian.lab.bench.step_tables import evaluate_table, step_table, wide_table
 
 __all__ = ["TABLES", "Table", "chosen"]
@@ -40,6 +41,9 @@ _TABLES = (
     Table("scan", "How far is the raw scan, which does store all states, from copying them?", scan_table),
     Table("evaluate", "How fast is the forward pass alone, as in evaluation?", evaluate_table),
     Table("cuts", "What does a cut cost, and which share of a run are cuts?", cuts_table),
+    Table(
+        "cut-shares", "Which share of a training are cuts, in every configuration that is shipped?", cut_shares_table
+    ),
     Table("inference", "What do one step and a whole prompt cost at every size?", inference_table),
     Table("scaling", "How do step time and memory grow with states, length, batch and channels?", scaling_table),
     Table("mamba", "How fast is Mamba, before and after a cut, and how much memory does it take?", mamba_table),

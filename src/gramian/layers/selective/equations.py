@@ -75,7 +75,7 @@ def readout_equations(seen: Samples, keep: Callable[[Signals], Signals], basis: 
 
 
 def _products(M: Tensor, c: Tensor) -> Tensor:
-    """``sum_s (M_s^T M_s) kron (c_s c_s^T)`` for M ``(samples, d_out, r)`` and c ``(samples, p)``: of features ``(r, p)``."""
+    """``sum_s (M_s^T M_s) kron (c_s c_s^T)`` for M ``(samples, d_out, r)`` and c ``(samples, p)``."""
     (_, d, r), p = M.shape, c.shape[-1]
     if p * p <= d:  # then the products of all features are cheaper than those of both factors
         rows = (M[..., None] * c[:, None, None, :]).flatten(0, 1).flatten(1)

@@ -1,0 +1,92 @@
+"""Which share of a training the compressor takes, in every configuration that is shipped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gramian.lab.bench.report import Result, Section
+from gramian.lab.bench.settings import CannotRun, Settings
+from gramian.lab.build import build_schedule
+from gramian.lab.config import SHIPPED, Config, load_config
+from gramian.lab.files import JsonLines, read_json
+
+__all__ = ["SCALES", "cut_shares_table", "trained"]
+
+SCALES = ("demo", "-small")
+"""Endings of the names of the configurations that are run: minutes each. (``tiny`` ones are over in seconds, and
+``paper`` ones take days.)"""
+
+_AFTER = 100  # steps after the last cut, by which all later ones are judged
+_SETTLED = 20  # of them are not
+_MOST = 0.01  # of a training
+_TRAIN = "import sys; from gramian.cli import main; sys.argv[0] = 'gramian'; main()"
+
+
+def trained(*arguments: str) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Summary, events and metrics of ``gramian train`` in a process of its own and a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        command = [sys.executable, "-c", _TRAIN, "train", *arguments, "--run", str(run)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise CannotRun((done.stderr.strip().splitlines() or ["no message"])[0])
+        return read_json(run / "summary.json"), *(JsonLines(run / f"{n}.jsonl").rows() for n in ("events", "metrics"))
+
+
+def cut_shares_table(settings: Settings) -> Result:
+    """Seconds of looking and cutting over those of the whole training, for every shipped configuration with cuts."""
+    rows, data = [], dict[str, Any]()
+    for name in ["digits-tiny"] if settings.small else _names():
+        try:
+            found = data[name] = _share(name, load_config(name))
+        except CannotRun as reason:
+            rows.append((name, f"not run: {reason}", *("",) * 6))
+            continue
+        sizes, met = f"{found['before']} -> {found['after']}", "yes" if found["share"] <= _MOST else "no"
+        numbers = (f"{found['compressor']:.3f}", f"{found['total']:.1f}", f"{found['share']:.2%}")
+        rows.append((name, found["layer"], sizes, str(found["looks"]), *numbers, met))
+    most = f"at most {_MOST:.0%}"
+    columns = ("configuration", "layer", "states", "looks", "compressor, s", "whole training, s", "share", most)
+    note = (
+        f"Each is `gramian train NAME` in a process of its own, once, to {_AFTER} steps after its last cut: all the "
+        "compressor's seconds (calibration, spectra, reductions, looks that cut nothing) are those of the run. Seconds "
+        "of the steps that were left out are those of as many steps after the cut."
+    )
+    return Result([Section("", columns, rows)], (note,), data, dtype="float32 (training), float64 (reductions)")
+
+
+def _names() -> Iterator[str]:
+    for path in sorted(SHIPPED.glob("*.yaml")):
+        if path.stem.endswith(SCALES) and load_config(path.stem).compress is not None:
+            yield path.stem
+
+
+def _share(name: str, config: Config) -> dict[str, Any]:
+    assert config.compress is not None
+    last = max(build_schedule(config.compress.schedule).steps)
+    steps = min(config.train.steps, last + _AFTER)
+    every = f"train.log_every={_SETTLED}"
+    summary, events, metrics = trained(name, f"train.steps={steps}", every, f"train.eval_every={steps}")
+    compressor = sum(event.get("seconds", 0.0) for event in events)
+    times = {row["step"]: row["seconds"] for row in metrics if "train/loss" in row and row["step"] >= last + _SETTLED}
+    first, end = (min(times), max(times)) if len(times) > 1 else (0, steps)
+    each = (times.get(end, summary["seconds"]) - times.get(first, 0.0)) / (end - first)
+    total = summary["seconds"] + (config.train.steps - steps) * each
+    return {
+        "layer": config.model.layer,
+        "before": sum(config.model.d_states),
+        "after": summary["now"]["states"],
+        "looks": len(events),
+        "compressor": compressor,
+        "steps_run": steps,
+        "step_after": each,
+        "total": total,
+        "share": compressor / total,
+        "summary": summary,
+        "events": events,
+    }
