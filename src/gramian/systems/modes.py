@@ -94,7 +94,7 @@ def _count_of_modes(fom: LinearSystem, A: Tensor) -> int:
 
 
 def _guessed_real_poles(fom: LinearSystem) -> int:
-    """How many poles of a reduced system will be real: about a third of those that could be, three at least.
+    """How many poles of a reduced system may be real: about a third of those that could be, and two more.
 
     Pairs merge on the real axis if they are nearer to it than a bandwidth; a third of them did in layers as
     they are initialised, to half orders.
@@ -102,7 +102,7 @@ def _guessed_real_poles(fom: LinearSystem) -> int:
     angle, width = fom.log_poles.imag, -torch.expm1(fom.log_poles.real)
     away = (angle - torch.pi * torch.round(angle / torch.pi)).abs()
     near = int((away < width).sum())
-    return max(2, 2 * round(0.15 * near)) + 1 if near else 0
+    return max(2, 2 * round(0.15 * near)) + 2 if near else 0
 
 
 def to_modes(fom: LinearSystem, projection: Projection, reduced: tuple[Tensor, Tensor, Tensor] | None = None) -> Modes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gramian.errors import ConfigError, did_you_mean
 from gramian.lab.bench.cost_tables import cuts_table, inference_table
+from gramian.lab.bench.first_call_tables import first_call_table
 from gramian.lab.bench.kernel_tables import layer_table, scan_table
 from gramian.lab.bench.mamba2_tables import mamba2_table
 from gramian.lab.bench.mamba_tables import mamba_table, selective_table
@@ -44,6 +45,7 @@ _TABLES = (
     Table(
         "cut-shares", "Which share of a training are cuts, in every configuration that is shipped?", cut_shares_table
     ),
+    Table("first-call", "What does the first call of a process cost?", first_call_table),
     Table("inference", "What do one step and a whole prompt cost at every size?", inference_table),
     Table("scaling", "How do step time and memory grow with states, length, batch and channels?", scaling_table),
     Table("mamba", "How fast is Mamba, before and after a cut, and how much memory does it take?", mamba_table),

@@ -69,7 +69,7 @@ def readout_equations(seen: Samples, keep: Callable[[Signals], Signals], basis: 
         kept = keep(s)
         for M, c, y in paired(kept.with_states(kept.A, kept.B, components), sample.target, sample.steps):
             for g in range(len(basis)):
-                cross = torch.einsum("sdr,sd,sp->rp", M[:, g], y[:, g], c[:, g]).flatten()
+                cross = (torch.einsum("sdr,sd->rs", M[:, g], y[:, g]) @ c[:, g]).flatten()
                 tally.add(g, _products(M[:, g], c[:, g]), cross, y[:, g])
     return tally.equations()
 

@@ -63,7 +63,7 @@ class Balanced(Measure):
     name = "balanced"
 
     def ranking(self, layer: Observed, evidence: Evidence, seed: int) -> Ranking:
-        P, Q, energy = _second_moments(samples(layer.signals, evidence.inputs, seed=seed))
+        P, Q, energy = _second_moments(samples(layer.signals, evidence.inputs, seed=seed, sketch=True))
         L_P, L_Q = square_root(P), square_root(Q)
         U, s, Vh = torch.linalg.svd(L_Q.mT @ L_P)
         scale = torch.where(s > _NUMERICAL_ZERO * s[:, :1], s, torch.inf).rsqrt()[:, None, :]
