@@ -16,7 +16,9 @@ from gramian.systems.gramians import malmquist_takenaka
 from gramian.systems.h2 import h2_norm
 from gramian.systems.hankel import hankel_singular_values
 from gramian.systems.linear_system import LinearSystem
+from gramian.systems.modes import fit_to_slots
 from gramian.systems.norms import frequency_response, hinf_norm, impulse_response, simulate
+from gramian.systems.projections import balanced
 from systems_zoo import (
     batch_of,
     changed_basis,
@@ -259,6 +261,17 @@ def test_single_precision_leads_only_where_double_precision_agrees(distance: flo
     assert largest <= gain_at(difference, there) * (1 + 1e-12 + 1e-14 / distance)
     assert largest >= found.max()
     assert not Gains(difference, 6).is_single
+
+
+@pytest.mark.parametrize("rtol", [1e-6, 1e-3])
+@pytest.mark.parametrize(("seed", "slowest"), [(0, 0.0), (2, 0.0), (3, 0.0), (5, 0.0), (1, 0.9), (5, 0.9)])
+def test_the_highest_of_many_peaks_of_many_channels_is_found(seed: int, slowest: float, rtol: float) -> None:
+    """What a truncation leaves out has a peak at every pole, all nearly as high, and a start vector sees few of them."""
+    fom = random_system(96, 36, 36, seed=seed, radius=(slowest, 0.999))
+    modes = fit_to_slots(fom, balanced(fom, 48), 24)
+    error = fom - LinearSystem(modes.poles, modes.B, modes.C, real_part=True)
+    omega = torch.cat([torch.linspace(0, torch.pi, 1500, dtype=torch.float64), error.log_poles.imag.abs()])
+    assert hinf_norm(error, rtol) >= gains(error, omega).max() * (1 - 1e-3)
 
 
 def test_hinf_norm_wants_one_system() -> None:
