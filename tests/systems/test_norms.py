@@ -266,7 +266,7 @@ def test_single_precision_leads_only_where_double_precision_agrees(distance: flo
 @pytest.mark.parametrize("rtol", [1e-6, 1e-3])
 @pytest.mark.parametrize(("seed", "slowest"), [(0, 0.0), (2, 0.0), (3, 0.0), (5, 0.0), (1, 0.9), (5, 0.9)])
 def test_the_highest_of_many_peaks_of_many_channels_is_found(seed: int, slowest: float, rtol: float) -> None:
-    """What a truncation leaves out has a peak at every pole, all nearly as high, and a start vector sees few of them."""
+    """What a truncation leaves out has peaks all around the circle, nearly as high, and a start vector sees few."""
     fom = random_system(96, 36, 36, seed=seed, radius=(slowest, 0.999))
     modes = fit_to_slots(fom, balanced(fom, 48), 24)
     error = fom - LinearSystem(modes.poles, modes.B, modes.C, real_part=True)
