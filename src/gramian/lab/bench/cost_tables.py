@@ -15,23 +15,22 @@ from gramian.lab.bench.timing import Turns, in_turns
 __all__ = ["cuts_table", "inference_table"]
 
 CUTS = ((8, 256), (512, 1024), (1152, 2304))
-"""Channels and states; the last two are cut three times, the first as often as there are rounds."""
+"""Channels and states."""
 
 
 def cuts_table(settings: Settings) -> Result:
     """Seconds of one reduction by size, and the share of cuts in a whole run."""
     shapes = [Shape(1, 1, h, n) for h, n in (((2, 6), (3, 8)) if settings.small else CUTS)]
     rows, data = [], dict[str, Any]()
-    for i, shape in enumerate(shapes):
-        rounds = settings.rounds if i == 0 else 3
+    for shape in shapes:
         name = f"LRU({shape.channels}, {shape.states})"
-        turns = in_turns({name: ours.cut(shape)}, rounds, warmup=1 if i else 2, least=0.0)
+        turns = in_turns({name: ours.cut(shape)}, settings.rounds, warmup=1, least=0.0)
         data[name] = turns.to_dict()
-        rows.append((name, str(max(1, shape.states // 4)), str(turns.spread(name)), str(rounds), ""))
-    rows[-1] = (*rows[-1][:4], _peak(shapes[-1], data))
+        rows.append((name, str(max(1, shape.states // 4)), str(turns.spread(name)), ""))
+    rows[-1] = (*rows[-1][:3], _peak(shapes[-1], data))
     run = _shares("digits-tiny" if settings.small else "demo")
     sections = [
-        Section("One reduction", ("layer", "to states", "seconds", "rounds", "peak of a fresh process, MB"), rows),
+        Section("One reduction", ("layer", "to states", "seconds", "peak of a fresh process, MB"), rows),
         Section("In a whole run", ("part", "seconds", "share of the run"), run["rows"]),
     ]
     note = (
