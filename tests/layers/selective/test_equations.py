@@ -19,10 +19,12 @@ BOTH = pytest.mark.parametrize("kind", ["mamba", "grouped"])
 STEPS = torch.tensor([0, 3, 4, 10, 17])
 
 
-def seen_by(kind: str, count: int = 2) -> tuple[list[Signals], Callable[[], Iterable[Sample]]]:
-    """Signals of a few batches, and the samples of them."""
+def seen_by(kind: str, count: int = 2, alike: bool = False) -> tuple[list[Signals], Callable[[], Iterable[Sample]]]:
+    """Signals of a few batches, and the samples of them; states of a channel may be forgotten `alike`."""
     layer = make_layer(kind)
     found = [layer.signals(sequences(3, 20, seed=i)) for i in range(count)]
+    if alike:
+        found = [replace(s, A=s.A[..., :1].expand_as(s.A)) for s in found]
     return found, lambda: [Sample(s, STEPS, None) for s in found]
 
 
@@ -76,9 +78,10 @@ def test_readout_equations_are_those_of_the_features(kind: str, components: int)
 
 
 @BOTH
+@pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize("components", [2, 99])
-def test_write_equations_are_those_of_the_features(kind: str, components: int) -> None:
-    signals, seen = seen_by(kind)
+def test_write_equations_are_those_of_the_features(kind: str, components: int, alike: bool) -> None:
+    signals, seen = seen_by(kind, alike=alike)
     basis = principal(seen, "B", components)
 
     def readout(s: Signals) -> Tensor:

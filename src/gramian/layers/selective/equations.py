@@ -99,20 +99,43 @@ def write_equations(
     basis
         Of B, ``(groups, N, q)``.
     """
-    q, tally = basis.shape[-1], _Tally(len(basis))
+    tally = _Tally(len(basis))
     for sample in seen():
         s = sample.signals
-        kept = keep(s)
+        kept, c = keep(s), readout(s)
         components = torch.einsum("blgn,gnq->blgq", s.B, basis.to(s.B))
-        # A state for every pair: forgotten like the kept one, driven by the component.
-        A, driving = kept.A.repeat_interleave(q, -1), components.repeat(1, 1, 1, kept.d_state)
-        driven = kept.with_states(A, driving, readout(s).repeat_interleave(q, -1))
-        for M, c, y in paired(driven, sample.target, sample.steps):
-            features = M * c[:, :, None, :]  # (samples, groups, d_out, r q)
+        alike = bool((kept.A[..., :1] == kept.A).all())
+        driven = _driven(kept, components, c, alike)
+        for M, c_at, y in paired(driven, sample.target, sample.steps):
             for g in range(len(basis)):
-                rows = features[:, g].flatten(0, 1)
-                tally.add(g, rows.mT @ rows, rows.mT @ y[:, g].flatten(), y[:, g])
+                products = _of_components if alike else _of_pairs
+                tally.add(g, *products(M[:, g], c_at[:, g], y[:, g]), y[:, g])
     return tally.equations()
+
+
+def _driven(kept: Signals, components: Tensor, c: Tensor, alike: bool) -> Signals:
+    """Signals with a state for every pair: forgotten like a kept state, driven by a component of B.
+
+    Where all kept states are forgotten alike, one for every component is enough.
+    """
+    q = components.shape[-1]
+    if alike:
+        return kept.with_states(kept.A[..., :1].expand(*kept.A.shape[:-1], q), components, c)
+    A, driving = kept.A.repeat_interleave(q, -1), components.repeat(1, 1, 1, kept.d_state)
+    return kept.with_states(A, driving, c.repeat_interleave(q, -1))
+
+
+def _of_pairs(M: Tensor, c: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Products of the features ``M[:, nm] c[nm]``, with each other and with the target."""
+    rows = (M * c[:, None, :]).flatten(0, 1)
+    return rows.mT @ rows, rows.mT @ y.flatten()
+
+
+def _of_components(M: Tensor, c: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of ``M[:, m] c[n]``, in the order ``(n, m)``."""
+    q, r = M.shape[-1], c.shape[-1]
+    gram = _products(M, c).view(q, r, q, r).permute(1, 0, 3, 2).reshape(r * q, r * q)
+    return gram, (c.mT @ torch.einsum("sdq,sd->sq", M, y)).flatten()
 
 
 class _Tally:
