@@ -17,6 +17,8 @@ def test_experiment_runs_once_and_writes_results_table_and_figures(
     """The slowest test of the command line: five short runs on sequences of 784 steps."""
     from gramian.lab.experiments import reproduce
 
+    load, short = reproduce.load_config, ("train.steps=60", "train.eval_every=30", "train.checkpoint_every=30")
+    monkeypatch.setattr(reproduce, "load_config", lambda name, more=(): load(name, [*short, *more]))
     outcome = gramian("reproduce", "smnist", "--scale", "tiny", "--seeds", "1")
     assert outcome.code == 0
     names = ["full", "tau 0.04", "tau 0.10", "scratch as tau 0.04", "scratch as tau 0.10"]

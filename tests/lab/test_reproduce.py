@@ -74,7 +74,7 @@ def test_table_shows_mean_and_deviation_over_all_seeds_with_its_command(
     assert written == table(results)
     assert "| tau 0.04 | 38, 40 | 0.400 ± 0.141 | 0.400 ± 0.141 | 0.250 ± 0.000 | 1.500 ± 0.000 | 3 ± 0 |" in written
     assert "`gramian reproduce smnist --scale tiny --seeds 0 2`" in written
-    assert "60 steps of batch 50, lr 0.002, fp32" in written
+    assert "600 steps of batch 50, lr 0.002, fp32" in written
     assert read_json(tmp_path / "out/smnist-tiny.json")["seeds"] == [0, 2]
 
 

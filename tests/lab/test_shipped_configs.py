@@ -28,12 +28,11 @@ def test_shipped_configuration_is_its_own_resolved_form(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped_configuration_cuts_only_in_the_first_tenth_but_for_short_runs(name: str) -> None:
+def test_shipped_configuration_cuts_only_in_the_first_tenth(name: str) -> None:
     config = load_config(name)
     assert config.compress is not None
     last = build_schedule(config.compress.schedule).steps[-1]
-    share = 0.2 if name == "mqar-small" else 1 / 3 if name.endswith("tiny") else 0.1
-    assert last <= config.train.steps * share
+    assert last <= config.train.steps * (0.2 if name == "mqar-small" else 0.1)
 
 
 def test_demo_and_the_scales_of_every_experiment_are_shipped() -> None:

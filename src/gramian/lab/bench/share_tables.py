@@ -17,9 +17,8 @@ from gramian.lab.files import JsonLines, read_json
 
 __all__ = ["SCALES", "cut_shares_table", "trained"]
 
-SCALES = ("demo", "-small")
-"""Endings of the names of the configurations that are run: minutes each. (``tiny`` ones are over in seconds, and
-``paper`` ones take days.)"""
+SCALES = ("demo", "-tiny", "-small")
+"""Endings of the names of the configurations that are run; those at the scale of a paper take days."""
 
 _AFTER = 100  # steps after the last cut, by which all later ones are judged
 _SETTLED = 20  # of them are not
