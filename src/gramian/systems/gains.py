@@ -8,8 +8,8 @@ single precision to the end, if both say the same of the highest points of the g
 nearly equal systems), and double precision has the last word. What a system without modes needs is a linear solve for
 each frequency.
 
-Resolvents come from logarithms of the poles, so they are exact next to a pole on the circle. For a rough answer they are
-quick instead, and still good to ten digits where a pole is ``1e-6`` away from it.
+Resolvents come from logarithms of the poles, so they are exact next to a pole on the circle. For a rough answer they
+are quick instead, and still good to ten digits where a pole is ``1e-6`` away from it.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ __all__ = ["Modes", "fit_to_slots", "to_modes"]
 
 _LANCZOS_STEPS = 12
 _MANY, _VERY_MANY = 100, 400  # states
+_REAL = 1e-3  # of a bandwidth from the real axis: then a pole is a real one
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,16 @@ def _count_of_modes(fom: LinearSystem, A: Tensor) -> int:
 
 
 def _guessed_real_poles(fom: LinearSystem) -> int:
-    """How many poles of a reduced system may be real: about a third of those that could be, and two more.
+    """How many poles of a reduced system may be real: half of those that are, a third of those that could be, two more.
 
     Pairs merge on the real axis if they are nearer to it than a bandwidth; a third of them did in layers as
     they are initialised, to half orders.
     """
     angle, width = fom.log_poles.imag, -torch.expm1(fom.log_poles.real)
     away = (angle - torch.pi * torch.round(angle / torch.pi)).abs()
-    near = int((away < width).sum())
-    return max(2, 2 * round(0.15 * near)) + 2 if near else 0
+    real = int((away < _REAL * width).sum())
+    near = int((away < width).sum()) - real
+    return real // 2 + (max(2, 2 * round(0.15 * near)) + 2 if near else 0)
 
 
 def to_modes(fom: LinearSystem, projection: Projection, reduced: tuple[Tensor, Tensor, Tensor] | None = None) -> Modes:
