@@ -85,19 +85,20 @@ def _typical_length(parameters: Mapping[str, Tensor], name: str, dim: int) -> Te
 
 def _moment_maps(modes: Modes, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, MomentMap]:
     """With ``x ~ V x'``: gradients of ``B' = W^T B`` are ``V^T g_B``, those of ``C' = C V`` are ``g_C W``."""
+    of_poles = _pole_moment_maps(modes, old, new)  # first: it needs much memory for a moment
     s = len(modes.poles)
     gamma_old, gamma_new = old["gamma_log"].exp().repeat(2), new["gamma_log"].exp().repeat(2)
     sign_old = torch.ones_like(gamma_old)
     sign_old[len(gamma_old) // 2 :] = -1.0  # real coordinates hold -Im C
     sign_new = torch.ones_like(gamma_new)
     sign_new[s:] = -1.0
-    to_B = modes.V.mT * gamma_new[:, None] / gamma_old  # B is stored without gamma
-    to_C = modes.W.mT * sign_new[:, None] * sign_old
+    to_B = (modes.V.mT * gamma_new[:, None]).div_(gamma_old)  # B is stored without gamma
+    to_C = (modes.W.mT * sign_new[:, None]).mul_(sign_old)
     maps = {}
     for half, rows in (("re", slice(0, s)), ("im", slice(s, 2 * s))):
         maps[f"B_{half}"] = MomentMap.of(("B_re", "B_im"), to_B[rows], dim=0)
         maps[f"C_{half}"] = MomentMap.of(("C_re", "C_im"), to_C[rows], dim=1)
-    return maps | _pole_moment_maps(modes, old, new)
+    return maps | of_poles
 
 
 def _pole_moment_maps(modes: Modes, old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, MomentMap]:
