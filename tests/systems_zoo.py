@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mpmath as mp
 import torch
@@ -179,3 +179,15 @@ def _powers(low: float, high: float) -> st.SearchStrategy[float]:
 
 def _around(center: float) -> st.SearchStrategy[float]:
     return _powers(-6.0, -2.0).map(lambda x: center + x)
+
+
+EXAMPLES: dict[str, Callable[[], LinearSystem]] = {
+    "complex": lambda: random_system(5, 2, 3, kind="complex", angle=(-3, 3)),
+    "real poles": lambda: random_system(4, 2, 3, kind="real", D=True),
+    "real_part": lambda: random_system(5, 2, 3, D=True),
+    "SISO": lambda: random_system(5, 1, 1),
+    "dense": lambda: changed_basis(random_system(4, 2, 3, D=True)),
+    "dense complex": lambda: changed_basis(random_system(4, 3, 2, kind="complex")),
+    "delay line": lambda: delay_line(4),
+}
+"""One of every form a system can have, by name."""

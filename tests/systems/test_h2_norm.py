@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +11,7 @@ from gramian.systems.h2 import h2_norm
 from gramian.systems.linear_system import LinearSystem
 from gramian.systems.norms import hinf_norm, impulse_response, simulate
 from systems_zoo import (
-    changed_basis,
-    delay_line,
+    EXAMPLES,
     lag,
     normal,
     random_system,
@@ -22,15 +19,6 @@ from systems_zoo import (
     term_size,
 )
 
-EXAMPLES: dict[str, Callable[[], LinearSystem]] = {
-    "complex": lambda: random_system(5, 2, 3, kind="complex", angle=(-3, 3)),
-    "real poles": lambda: random_system(4, 2, 3, kind="real", D=True),
-    "real_part": lambda: random_system(5, 2, 3, D=True),
-    "SISO": lambda: random_system(5, 1, 1),
-    "dense": lambda: changed_basis(random_system(4, 2, 3, D=True)),
-    "dense complex": lambda: changed_basis(random_system(4, 3, 2, kind="complex")),
-    "delay line": lambda: delay_line(4),
-}
 each_example = pytest.mark.parametrize("name", EXAMPLES)
 
 

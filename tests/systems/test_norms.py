@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -20,8 +18,8 @@ from gramian.systems.modes import fit_to_slots
 from gramian.systems.norms import frequency_response, hinf_norm, impulse_response, simulate
 from gramian.systems.projections import balanced
 from systems_zoo import (
+    EXAMPLES,
     batch_of,
-    changed_basis,
     delay_line,
     from_logs,
     lag,
@@ -31,15 +29,6 @@ from systems_zoo import (
     term_size,
 )
 
-EXAMPLES: dict[str, Callable[[], LinearSystem]] = {
-    "complex": lambda: random_system(5, 2, 3, kind="complex", angle=(-3, 3)),
-    "real poles": lambda: random_system(4, 2, 3, kind="real", D=True),
-    "real_part": lambda: random_system(5, 2, 3, D=True),
-    "SISO": lambda: random_system(5, 1, 1),
-    "dense": lambda: changed_basis(random_system(4, 2, 3, D=True)),
-    "dense complex": lambda: changed_basis(random_system(4, 3, 2, kind="complex")),
-    "delay line": lambda: delay_line(4),
-}
 each_example = pytest.mark.parametrize("name", EXAMPLES)
 
 

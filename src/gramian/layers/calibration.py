@@ -42,8 +42,8 @@ class Calibration:
     mix
         Let kept states take over what the others did, where the layer's structure allows it.
     tokens
-        Steps kept of every layer to compute from; a third as many are held out. Regressions have a coefficient for
-        every four of them at most (256 to 1024), so this is also what a cut costs.
+        Steps kept of every layer to compute from; a third as many are held out. Regressions may have a
+        coefficient for every four of them (always 256, never more than 1024), so this is also what a cut costs.
     loss
         ``loss(model, batch)``, a scalar: for measures that need gradients. Without it, ``model(...).loss`` is used.
     seed
