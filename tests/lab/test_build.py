@@ -245,6 +245,12 @@ def test_poles_of_mamba_are_among_what_is_marked() -> None:
     assert marked == {"A_log", "D", "dt_proj.bias"}
 
 
+def test_keys_of_mamba2_are_projected_to_its_states() -> None:
+    layer = token_model("mamba2", head_dim=4, d_key=6, d_state=3).blocks[0].mixer
+    assert (layer.d_key, layer.d_state, tuple(layer.B_projection.shape)) == (6, 3, (3, 6))
+    assert token_model("mamba2", head_dim=4, d_state=3).blocks[0].mixer.B_projection is None
+
+
 def test_weights_of_a_tied_head_are_optimised_once() -> None:
     model = token_model(tied=True)
     groups = build_optimizer(token_config().train, model).param_groups

@@ -95,14 +95,17 @@ def token_content(layer: str = "mamba", **sections: Any) -> dict[str, Any]:
     [
         ("lru", {"norm": "batch", "r_min": 0.9, "r_max": 0.999, "dropout": 0.1, "tied": False}),
         ("mamba", {"d_conv": 4, "expand": 2, "dropout": 0.0, "tied": False}),
-        ("mamba2", {"d_conv": 4, "expand": 2, "head_dim": 64, "n_groups": 1, "dropout": 0.0, "tied": False}),
+        (
+            "mamba2",
+            {"d_conv": 4, "expand": 2, "head_dim": 64, "n_groups": 1, "d_key": None, "dropout": 0.0, "tied": False},
+        ),
         ("linear_attention", {"n_heads": 4, "dropout": 0.0, "tied": False}),
     ],
 )
 def test_every_layer_has_its_own_options_and_their_defaults(layer: str, options: dict[str, Any]) -> None:
     model = validated(token_content(layer)).model
     assert model.options == options
-    others = {"norm", "r_min", "r_max", "d_conv", "expand", "head_dim", "n_groups", "n_heads"} - set(options)
+    others = {"norm", "r_min", "r_max", "d_conv", "expand", "head_dim", "n_groups", "d_key", "n_heads"} - set(options)
     assert all(getattr(model, key) is None for key in others)
 
 

@@ -37,7 +37,7 @@ SHIPPED = Path(__file__).parent / "configs"
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "lru": {"dropout": 0.1, "norm": "batch", "r_min": 0.9, "r_max": 0.999, "tied": False},
     "mamba": {"dropout": 0.0, "d_conv": 4, "expand": 2, "tied": False},
-    "mamba2": {"dropout": 0.0, "d_conv": 4, "expand": 2, "head_dim": 64, "n_groups": 1, "tied": False},
+    "mamba2": {"dropout": 0.0, "d_conv": 4, "expand": 2, "head_dim": 64, "n_groups": 1, "d_key": None, "tied": False},
     "linear_attention": {"dropout": 0.0, "n_heads": 4, "tied": False},
 }
 """What can be said of each layer beside its sizes, and what it is if nothing is said."""
@@ -47,7 +47,8 @@ class ModelConfig(Strict):
     """The shape of a `gramian.lab.models.SequenceModel`; `d_state` is one number, or one for each block.
 
     The rest depends on the layer: LRU blocks have ``norm``, ``r_min`` and ``r_max``; the others what their layer
-    is built with. `tied` shares the weights of embedding and head where both are over the same tokens.
+    is built with. With `d_key` B and C of a Mamba-2 have that many channels, projected to `d_state` by learned
+    matrices. `tied` shares the weights of embedding and head where both are over the same tokens.
     """
 
     layer: Literal["lru", "mamba", "mamba2", "linear_attention"] = "lru"
@@ -62,6 +63,7 @@ class ModelConfig(Strict):
     expand: int | None = Field(None, ge=1)
     head_dim: int | None = Field(None, ge=1)
     n_groups: int | None = Field(None, ge=1)
+    d_key: int | None = Field(None, ge=1)
     n_heads: int | None = Field(None, ge=1)
     tied: bool = False
 

@@ -16,7 +16,10 @@ MIXERS = ("mamba", "mamba2", "linear_attention")
 
 
 def build_mixer(name: str, d_model: int, d_state: int, options: Mapping[str, Any]) -> nn.Module:
-    """The layer of this name, freshly initialised; `options` are further arguments of its constructor."""
+    """The layer of this name, freshly initialised; `options` are further arguments of its constructor.
+
+    A Mamba-2 with the option ``d_key`` has that many channels in B and C, projected to `d_state`.
+    """
     if name == "mamba":
         from gramian.layers.mamba import Mamba
 
@@ -24,7 +27,10 @@ def build_mixer(name: str, d_model: int, d_state: int, options: Mapping[str, Any
     if name == "mamba2":
         from gramian.layers.mamba2 import Mamba2
 
-        return Mamba2(d_model, d_state, **options)
+        rest = {key: value for key, value in options.items() if key != "d_key"}
+        if options.get("d_key") is None:
+            return Mamba2(d_model, d_state, **rest)
+        return Mamba2(d_model, options["d_key"], projection=d_state, **rest)
     if name == "linear_attention":
         from gramian.layers.linear_attention import LinearAttention
 

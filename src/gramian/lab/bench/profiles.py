@@ -1,8 +1,6 @@
-"""Where the time of a training step goes, by torch's own profiler.
+"""Where the time of a training step goes, with evaluation's share of it, by torch's own profiler.
 
-Time is that of operators alone, without those they call ("self"). An operator belongs to the first group of `RULES`
-that names it or one of the operators and ranges around it. Operators of the backward pass carry the sequence number
-of the forward operator they belong to, and so its module.
+Taken of our model and, as what it was before there were kernels, of the same model of torch's own modules.
 """
 
 from __future__ import annotations
@@ -10,115 +8,121 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from gramian.lab.bench import ours
+from gramian.lab.bench import ours, plain
+from gramian.lab.bench.operators import Op, group_of, is_kernel, operators, summed
 from gramian.lab.bench.report import Result, Section
 from gramian.lab.bench.settings import MAIN, SMALL, Settings, Shape
 from gramian.lab.bench.timing import Spread
 from gramian.lab.build import build_optimizer
-from gramian.lab.config import load_config
+from gramian.lab.config import Config, load_config
 from gramian.lab.data import Batches, SequenceData, load_data
 from gramian.lab.evaluate import evaluate
 
-__all__ = ["RULES", "Op", "group_of", "profile_table"]
+__all__ = ["profile_table", "split_by_group"]
 
-RULES: Sequence[tuple[str, Sequence[str]]] = (
-    ("data loading", ("range: data",)),
-    ("optimizer", ("range: optimizer", "optimizer.")),
-    ("GELU with dropout", ("gelu",)),
-    ("GLU with dropout and skip", ("glu", "range: glu", "gramian::linear", "gramian_linear")),
-    ("dropout", ("dropout", "bernoulli")),
-    ("batch norm", ("batch_norm", "batchnorm", "normalize_rows", "range: norm")),
-    ("recurrence (kernels, products and the rest of the LRU)", ("range: lru", "gramian", "scan")),
-    ("encoder, pooling, head and loss", ("range: encoder", "range: head", "cross_entropy", "nll", "softmax", "mean")),
-    ("matrix products of no known module", ("mm", "matmul", "linear")),
-    ("accumulating gradients", ("accumulategrad",)),
-    ("Python and the profiler, outside of operators", ("range: step",)),
-)
-OTHER = "other operators"
 TOP = 15
+_COLUMNS = ("group", "ms a step", "share", "of it kernels and products", "share of the rest")
+
+_NOTE = (
+    "Self CPU time of {rounds} training steps with data loading, summed by operator (torch.profiler), and of one pass "
+    "over the validation data, divided by the {every} steps between two of them in the run. Kernels and products: "
+    "compiled kernels of ours with torch's call of them, matrix products (counted to the module they belong to) and "
+    "Fourier transforms; the share of the rest is what else the group does, as part of the whole. Torch's own modules "
+    "are the same model and parameters with the recurrence in torch's operators, nn.BatchNorm1d, nn.GELU, nn.GLU, "
+    "nn.Dropout and AdamW as torch gives it. The profiler itself slows small operators down: the time without it "
+    "stands below."
+)
 
 
 @dataclass(frozen=True)
-class Op:
-    """Seconds of one operator alone, and the names of all that it ran inside, innermost first."""
+class Profile:
+    """Operators of an average step, evaluation's part included, and seconds of steps without the profiler."""
 
-    name: str
-    around: tuple[str, ...]
-    seconds: float
-    count: int = 1
-
-
-def group_of(op: Op) -> str:
-    """The first group with a word that is in the operator's name or in those around it."""
-    names = [name.lower() for name in (op.name, *op.around)]
-    for group, words in RULES[:-1]:
-        if any(word in name for word in words for name in names):
-            return group
-    return RULES[-1][0] if op.name.lower() in RULES[-1][1] else OTHER
+    ops: list[Op]
+    plain_seconds: list[float]
 
 
 def profile_table(settings: Settings) -> Result:
     """Groups and the largest operators of the training step, at every size that was asked for."""
     config = load_config("digits-tiny" if settings.small else "demo")
     dataset = load_data(config.data.name, config.data.root, config.data.seed)
-    sections, data = [], {}
+    sections: list[Section] = []
+    timed: list[tuple[str, ...]] = []
+    data: dict[str, Any] = {}
     for states in settings.states or (MAIN.states, SMALL):
         shape = settings.fit(Shape(config.train.batch_size, dataset.length, config.model.d_model, states))
-        label = f"N {shape.states}"
-        ops, plain, evaluation = _measure(shape, dataset, settings)
-        steps, every = settings.rounds, config.train.eval_every
-        sections += [
-            Section(f"Groups, {label}", ("group", "ms a step", "share"), _groups(ops, steps, evaluation, every)),
-            Section(
-                f"Largest operators, {label}",
-                ("operator", "group", "calls a step", "ms a step", "share"),
-                _top(ops, steps),
-            ),
-        ]
-        data[label] = {"step_seconds": list(plain), "evaluation_seconds": evaluation, "operators": _summed(ops)}
-        sections.append(Section(f"Without the profiler, {label}", ("", "ms"), [("step", Spread.of(plain).times(1e3))]))
-    note = (
-        f"Self CPU time of {settings.rounds} training steps with data loading, summed by operator "
-        "(torch.profiler). The profiler itself slows small operators down: the time without it stands below. Matrix "
-        "products are counted to the module they belong to. Evaluation is one pass over the validation data, shared "
-        f"out over {config.train.eval_every} steps, as in the run."
-    )
+        for kind, network, optimizer in _contestants(shape):
+            label = f"N {shape.states}, {kind}"
+            found = _measure(network, optimizer, dataset, config, settings.rounds)
+            spread = Spread.of(found.plain_seconds)
+            sections += [
+                Section(f"Groups, {label}", _COLUMNS, _shares(split_by_group(found.ops))),
+                Section(
+                    f"Largest operators, {label}",
+                    ("operator", "group", "calls a step", "ms a step", "share"),
+                    _top(found.ops),
+                ),
+            ]
+            timed.append((label, f"{spread.times(1e3)}"))
+            data[label] = {"step_seconds": found.plain_seconds, "operators_of_a_step": summed(found.ops)}
+    sections.append(Section("Without the profiler and without evaluation", ("", "ms a step"), timed))
+    note = _NOTE.format(rounds=settings.rounds, every=config.train.eval_every)
     return Result(sections, (note,), data, f"batch {shape.batch}, L {dataset.length}, H {shape.channels}")
 
 
-def _measure(shape: Shape, dataset: SequenceData, settings: Settings) -> tuple[list[Op], list[float], float]:
-    """Operators of as many steps as there are rounds, seconds of as many without profiler, and of an evaluation."""
-    network = ours.model(shape)
-    step = _step(network, Batches(dataset.train, shape.batch, 0))
+def split_by_group(ops: Iterable[Op]) -> dict[str, tuple[float, float]]:
+    """Seconds of each group in kernels and products, and in all else."""
+    seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for op in ops:
+        seconds[group_of(op)][0 if is_kernel(op) else 1] += op.seconds
+    return {group: (kernels, rest) for group, (kernels, rest) in seconds.items()}
+
+
+def _contestants(shape: Shape) -> list[tuple[str, nn.Module, Optimizer]]:
+    network, before = ours.model(shape), plain.model(shape)
+    return [
+        ("with our kernels", network, build_optimizer(ours.SETTINGS, network)),
+        ("torch's own modules", before, plain.optimizer(before)),
+    ]
+
+
+def _measure(network: nn.Module, optimizer: Optimizer, dataset: SequenceData, config: Config, rounds: int) -> Profile:
+    """Operators of `rounds` steps and one evaluation, and seconds of as many steps without profiler."""
+    step = _step(network, optimizer, Batches(dataset.train, config.train.batch_size, 0))
     handles = [handle for name, module in network.named_modules() for handle in _ranges(name, module)]
     for i in range(3):
         step(i)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for i in range(settings.rounds):
+        for i in range(rounds):
             step(i)
+    ops = _divided(operators(profiler.events()), rounds)
     for handle in handles:
         handle.remove()
-    plain = []
-    for i in range(settings.rounds):
+    evaluate(network, dataset.valid)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler, record_function("range: evaluation"):
+        evaluate(network, dataset.valid)
+    ops += _divided(operators(profiler.events()), config.train.eval_every)
+    seconds = []
+    for i in range(rounds):
         start = time.perf_counter()
         step(i)
-        plain.append(time.perf_counter() - start)
-    evaluate(network, dataset.valid)
-    start = time.perf_counter()
-    evaluate(network, dataset.valid)
-    return _operators(profiler.events()), plain, time.perf_counter() - start
+        seconds.append(time.perf_counter() - start)
+    return Profile(ops, seconds)
 
 
-def _step(network: nn.Module, batches: Batches) -> Callable[[int], None]:
-    optimizer = build_optimizer(ours.SETTINGS, network)
+def _divided(ops: Iterable[Op], steps: int) -> list[Op]:
+    return [replace(op, seconds=op.seconds / steps, count=op.count / steps) for op in ops]
 
+
+def _step(network: nn.Module, optimizer: Optimizer, batches: Batches) -> Callable[[int], None]:
     def step(i: int) -> None:
         with record_function("range: step"):
             with record_function("range: data"):
@@ -148,68 +152,28 @@ def _ranges(name: str, module: nn.Module) -> list[Any]:
     return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
 
 
-def _operators(events: Iterable[Any]) -> list[Op]:
-    """Events of the profiler with what is around them; those of a backward pass also with their module's range."""
-    listed = [e for e in events if e.device_type.name == "CPU"]
-    ranges: dict[int, str] = {}
-    for event in listed:
-        names = _around(event)
-        if event.sequence_nr >= 0 and not any(name.startswith("autograd::engine") for name in (event.name, *names)):
-            ranges[event.sequence_nr] = next((n for n in names if n.startswith("range: ")), "")
-    found = []
-    for event in listed:
-        names, parent = _around(event), event
-        while parent is not None:
-            if parent.name.startswith("autograd::engine") and parent.sequence_nr in ranges:
-                names = (*names, ranges[parent.sequence_nr])
-            parent = parent.cpu_parent
-        found.append(Op(event.name, names, event.self_cpu_time_total * 1e-6))
-    return found
+def _shares(groups: dict[str, tuple[float, float]]) -> list[tuple[str, ...]]:
+    total = sum(map(sum, groups.values()))
+    ordered = sorted(groups.items(), key=lambda item: -sum(item[1]))
+    rows = [(name, *_cells(kernels, rest, total)) for name, (kernels, rest) in ordered]
+    all_kernels = sum(kernels for kernels, _ in groups.values())
+    return [*rows, ("all", *_cells(all_kernels, total - all_kernels, total))]
 
 
-def _around(event: Any) -> tuple[str, ...]:
-    names, parent = [], event.cpu_parent
-    while parent is not None:
-        names.append(parent.name)
-        parent = parent.cpu_parent
-    return tuple(names)
+def _cells(kernels: float, rest: float, total: float) -> tuple[str, ...]:
+    both = kernels + rest
+    return f"{both * 1e3:.2f}", f"{both / total:.3f}", f"{kernels * 1e3:.2f}", f"{rest / total:.3f}"
 
 
-def _groups(ops: Iterable[Op], steps: int, evaluation: float, every: int) -> list[tuple[str, str, str]]:
-    seconds: dict[str, float] = defaultdict(float)
-    for op in ops:
-        seconds[group_of(op)] += op.seconds / steps
-    seconds["evaluation"] = evaluation / every
-    return _shares(seconds)
-
-
-def _shares(seconds: dict[str, float]) -> list[tuple[str, str, str]]:
-    total = sum(seconds.values())
-    ordered = sorted(seconds.items(), key=lambda item: -item[1])
-    rows = [(name, f"{value * 1e3:.2f}", f"{value / total:.3f}") for name, value in ordered]
-    return [*rows, ("all", f"{total * 1e3:.2f}", "1")]
-
-
-def _summed(ops: Iterable[Op]) -> list[dict[str, Any]]:
-    """Seconds and calls by operator and group, largest first."""
-    sums: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0])
-    for op in ops:
-        entry = sums[op.name, group_of(op)]
-        entry[0] += op.seconds
-        entry[1] += op.count
-    ordered = sorted(sums.items(), key=lambda item: -item[1][0])
-    return [{"operator": n, "group": g, "seconds": s, "calls": c} for (n, g), (s, c) in ordered]
-
-
-def _top(ops: Sequence[Op], steps: int) -> list[tuple[str, ...]]:
+def _top(ops: Sequence[Op]) -> list[tuple[str, ...]]:
     total = sum(op.seconds for op in ops)
     return [
         (
             row["operator"],
             row["group"],
-            f"{row['calls'] / steps:.3g}",
-            f"{row['seconds'] / steps * 1e3:.2f}",
+            f"{row['calls']:.3g}",
+            f"{row['seconds'] * 1e3:.2f}",
             f"{row['seconds'] / total:.3f}",
         )
-        for row in _summed(ops)[:TOP]
+        for row in summed(ops)[:TOP]
     ]
