@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gramian.lab.bench import first_call_tables, share_tables
+from gramian.lab.bench import first_call_tables, share_estimates, share_tables
 from gramian.lab.bench.settings import CannotRun, Settings
 from gramian.lab.bench.share_tables import cut_shares_table, trained
-from gramian.lab.config import load_config
+from gramian.lab.build import build_data
+from gramian.lab.config import SHIPPED, load_config
 
 
 def test_a_share_is_of_the_whole_training_of_which_only_the_beginning_was_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +25,7 @@ def test_a_share_is_of_the_whole_training_of_which_only_the_beginning_was_run(mo
         return {"seconds": 6.0, "now": {"states": 20}}, events, metrics
 
     monkeypatch.setattr(share_tables, "trained", canned)
-    monkeypatch.setattr(share_tables, "_names", lambda: ["demo"])
+    monkeypatch.setattr(share_tables, "_names", lambda endings: ["demo"] if "demo" in endings else [])
     result = cut_shares_table(Settings())
     assert asked[0][:2] == ("demo", "train.steps=350")
     total = 6 + (load_config("demo").train.steps - 350) * 0.01
@@ -34,10 +36,33 @@ def test_a_share_is_of_the_whole_training_of_which_only_the_beginning_was_run(mo
     ]
 
 
-def test_every_configuration_that_cuts_and_is_over_in_minutes_is_asked() -> None:
-    names = list(share_tables._names())
-    assert {"demo", "digits-tiny", "text-small", "smnist-small", "mqar-small"} <= set(names)
-    assert not [name for name in names if name.endswith("-paper")]
+def test_every_configuration_that_cuts_is_asked() -> None:
+    short, long = list(share_tables._names(share_tables.SCALES)), list(share_tables._names(share_tables.TOO_LONG))
+    assert {"demo", "digits-tiny", "text-small", "smnist-small", "scifar-small"} <= set(short)
+    assert {"smnist-paper", "scifar-paper", "mqar-paper"} <= set(long)
+    assert {*short, *long} == {p.stem for p in SHIPPED.glob("*.yaml") if load_config(p.stem).compress is not None}
+
+
+def test_noise_stands_in_for_photographs_and_what_is_bundled_for_other_files(tmp_path: Path) -> None:
+    overrides = share_estimates.stand_in(load_config("scifar-small"), tmp_path)
+    data = build_data(load_config("scifar-small", overrides).data)
+    assert len(data.test.inputs) == 1000
+    assert data.test.inputs.shape[1:] == (1024, 1)
+    assert sorted(set(data.train.targets.tolist())) == list(range(10))
+    assert share_estimates.stand_in(load_config("smnist-paper"), tmp_path) == ["data.root=null"]
+    assert share_estimates.stand_in(load_config("text-small"), tmp_path) == []
+
+
+@pytest.mark.parametrize(("name", "states", "looks"), [("digits-tiny", (32, 4), 2), ("mqar-tiny", (32, 4), 2)])
+def test_the_largest_share_is_all_looks_at_full_size_over_all_steps_at_an_eighth(
+    name: str, states: tuple[int, int], looks: int
+) -> None:
+    found = share_estimates.largest_share(name)
+    assert (found["before"], found["after"], found["looks"]) == (*states, looks)
+    assert found["steps"] == load_config(name).train.steps
+    cuts = looks * found["look_seconds"]
+    assert found["look_seconds"] > 0
+    assert found["share"] == pytest.approx(cuts / (cuts + found["steps"] * found["step_seconds"]))
 
 
 def test_a_training_in_a_process_of_its_own() -> None:
