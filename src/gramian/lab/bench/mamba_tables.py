@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from gramian.lab.bench import mamba_contestants as contestants
 from gramian.lab.bench.fits import fit_power_law
-from gramian.lab.bench.kernel_tables import compare, rows_against
+from gramian.lab.bench.kernel_tables import OURS_ALONE, compare, rows_against
 from gramian.lab.bench.memory import peak_bytes
 from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import CannotRun, Settings, Shape
@@ -23,7 +24,8 @@ SCAN = Shape(8, 256, 256, 128)
 STATES, SMALL_STATES = (128, 16, 12), (12, 6, 4)
 SCAN_STATES, SMALL_SCAN_STATES = (12, 16, 64, 128), (2, 3, 5, 8)
 _FASTER = {128: 40.0, 16: 12.0}  # than mambapy, at least
-_GAIN, _NARROW_GAIN, _SCAN_GAIN = 2.3, 4.0, 5.0  # of a cut from 128 states to 12, at least
+_GAIN = {"gramian": 2.3, "gramian, narrow": 4.0}  # of a cut from 128 states to 12, at least
+_SCAN_GAIN = {"gramian, numba": 5.0}
 
 SETTLE = 2
 SETTLED = (
@@ -61,10 +63,10 @@ def _sections(timed: Timed, sizes: tuple[int, ...], reference: str, ending: str)
     sections = []
     for n in sizes:
         end = _at("", n)
-        wide = {k: v for k, v in turns.samples.items() if k.endswith(end) and "narrow" not in k}
+        same = {k: v for k, v in turns.samples.items() if k.endswith(end)}
         reasons = {k: v for k, v in missing.items() if k.endswith(end)}
         columns = ("contestant", "forward + backward, ms", f"ratio to {_at(reference, n)}")
-        rows = rows_against(Turns(wide, turns.calls), reasons, _at(reference, n))
+        rows = rows_against(Turns(same, turns.calls), reasons, _at(reference, n))
         sections.append(Section(f"N {n}{ending}", columns, rows))
     return sections
 
@@ -74,51 +76,60 @@ def _model_sizes(settings: Settings) -> tuple[int, ...]:
 
 
 def model_builders(settings: Settings) -> Builders:
-    """Blocks at all sizes; mambapy's but for the size after a cut; narrow ones before and after it."""
+    """Blocks of ours and of mambapy at all sizes, but for mambapy's at the size after a cut."""
     sizes = _model_sizes(settings)
     builders: Builders = {}
     for n in sizes:
-        shape, narrow = (replace(settings.fit(s), states=n) for s in (MODEL, NARROW))
-        builders[_at("gramian", n)] = lambda shape=shape: contestants.model(shape)  # type: ignore[misc]
+        shape = replace(settings.fit(MODEL), states=n)
+        builders[_at("gramian", n)] = partial(contestants.model, shape)
         if n != sizes[-1]:
-            builders[_at("mambapy", n)] = lambda shape=shape: contestants.mambapy_model(shape)  # type: ignore[misc]
-        if n in (sizes[0], sizes[-1]):
-            builders[_at("gramian, narrow", n)] = lambda shape=narrow: contestants.model(shape)  # type: ignore[misc]
+            builders[_at("mambapy", n)] = partial(contestants.mambapy_model, shape)
     return builders
 
 
-def _model_targets(turns: Turns, sizes: tuple[int, ...], ending: str) -> list[Target]:
-    targets = []
-    for n in sizes[:-1]:
-        rival, mine = _at("mambapy", n), _at("gramian", n)
-        if rival in turns:
-            ratio = turns.ratio(rival, mine)
-            targets.append(Target(f"{rival} / {mine}{ending}", ratio, ">=", _FASTER.get(n, 1.0)))
-    for name, least in (("gramian", _GAIN), ("gramian, narrow", _NARROW_GAIN)):
-        ratio = turns.ratio(_at(name, sizes[0]), _at(name, sizes[-1]))
-        targets.append(Target(f"{_at(name, sizes[0])} / N {sizes[-1]}{ending}", ratio, ">=", least))
-    return targets
+def own_model_builders(settings: Settings) -> Builders:
+    """Our blocks before and after a cut, wide and narrow."""
+    sizes = _model_sizes(settings)
+    return {
+        _at(name, n): partial(contestants.model, replace(settings.fit(shape), states=n))
+        for name, shape in (("gramian", MODEL), ("gramian, narrow", NARROW))
+        for n in (sizes[0], sizes[-1])
+    }
 
 
-def _narrow_section(turns: Turns, shape: Shape, ending: str) -> Section:
-    narrow = {name: seconds for name, seconds in turns.samples.items() if "narrow" in name}
-    reference = list(narrow)[-1]
+def _rival_targets(turns: Turns, sizes: tuple[int, ...], ending: str) -> list[Target]:
+    pairs = [(_at("mambapy", n), _at("gramian", n), n) for n in sizes[:-1]]
+    return [
+        Target(f"{rival} / {mine}{ending}", turns.ratio(rival, mine), ">=", _FASTER.get(n, 1.0))
+        for rival, mine, n in pairs
+        if rival in turns
+    ]
+
+
+def _own_targets(turns: Turns, sizes: tuple[int, ...], least: Mapping[str, float], ending: str) -> list[Target]:
+    """The gain of a cut, by the name of who is cut."""
+    pairs = [(_at(name, sizes[0]), _at(name, sizes[-1]), bound) for name, bound in least.items()]
+    return [Target(f"{a} / N {sizes[-1]}{ending}", turns.ratio(a, b), ">=", bound) for a, b, bound in pairs]
+
+
+def _own_section(timed: Timed, what: str, reference: str, ending: str) -> Section:
     columns = ("contestant", "forward + backward, ms", f"ratio to {reference}")
-    title = f"Narrow, where the scan dominates: {_without_states(shape)}{ending}"
-    return Section(title, columns, rows_against(Turns(narrow, turns.calls), {}, reference))
+    return Section(f"Ours alone in turns{what}{ending}", columns, rows_against(*timed, reference))
 
 
 def mamba_table(settings: Settings) -> Result:
     """Two blocks of Mamba, forward and backward, in turns; and peak memory of each alone."""
     sizes, narrow = _model_sizes(settings), settings.fit(NARROW)
     shapes = {n: replace(settings.fit(MODEL), states=n) for n in sizes}
-    timed = conditions(model_builders, settings)
+    timed, own = conditions(model_builders, settings), conditions(own_model_builders, settings)
     rows, memory = _memory(shapes)
     targets, sections = [], []
     for ending, condition in timed.items():
-        targets += _model_targets(condition[0], sizes, ending)
+        targets += _rival_targets(condition[0], sizes, ending)
+        targets += _own_targets(own[ending][0], sizes, _GAIN, ending)
         sections += _sections(condition, sizes, "gramian", ending)
-        sections.append(_narrow_section(condition[0], narrow, ending))
+        what = f", narrow: {_without_states(narrow)}"
+        sections.append(_own_section(own[ending], what, _at("gramian, narrow", sizes[-1]), ending))
     mine, rival = _at("gramian", sizes[0]), _at("mambapy", sizes[0])
     if rival in memory:
         ratio = Spread.of([memory[mine]["peak"] / memory[rival]["peak"]])
@@ -132,9 +143,10 @@ def mamba_table(settings: Settings) -> Result:
         "alone (table 'selective'), and the less the wider the model is: the narrow one has d_model 16. Alone: peak "
         "resident memory (VmHWM) of a process that does three calls, Python and libraries included."
     )
-    data = {"turns": samples_of(timed), "memory_bytes": memory}
+    data = {"turns": samples_of(timed), "own_turns": samples_of(own), "memory_bytes": memory}
     sections = [targets_section(targets), *sections, alone]
-    return Result(sections, (note, SETTLED, AS_IT_COMES), data, _without_states(shapes[sizes[0]]), "float32")
+    notes = (note, OURS_ALONE, SETTLED, AS_IT_COMES)
+    return Result(sections, notes, data, _without_states(shapes[sizes[0]]), "float32")
 
 
 def _memory(shapes: dict[int, Shape]) -> tuple[list[tuple[str, ...]], dict[str, Any]]:
@@ -158,22 +170,29 @@ def scan_builders(settings: Settings) -> Builders:
     for n in SMALL_SCAN_STATES if settings.small else SCAN_STATES:
         shape = replace(settings.fit(SCAN), states=n)
         for backend in ("numba", "torch"):
-            builders[_at(f"gramian, {backend}", n)] = lambda s=shape, b=backend: contestants.scan(s, b)  # type: ignore[misc]
-        builders[_at("mambapy", n)] = lambda s=shape: contestants.mambapy_scan(s)  # type: ignore[misc]
+            builders[_at(f"gramian, {backend}", n)] = partial(contestants.scan, shape, backend)
+        builders[_at("mambapy", n)] = partial(contestants.mambapy_scan, shape)
     return builders
+
+
+def own_scan_builders(settings: Settings) -> Builders:
+    """Our scan before and after a cut."""
+    sizes = SMALL_SCAN_STATES if settings.small else SCAN_STATES
+    names = [_at("gramian, numba", n) for n in (sizes[-1], sizes[0])]
+    return {name: build for name, build in scan_builders(settings).items() if name in names}
 
 
 def selective_table(settings: Settings) -> Result:
     """The selective scan alone, forward and backward, at four sizes of the state."""
     sizes = SMALL_SCAN_STATES if settings.small else SCAN_STATES
-    small, large = (_at("gramian, numba", n) for n in (sizes[0], sizes[-1]))
-    timed = conditions(scan_builders, settings)
+    timed, own = conditions(scan_builders, settings), conditions(own_scan_builders, settings)
     targets, growth, sections = [], [], []
     for ending, condition in timed.items():
         turns = condition[0]
-        targets.append(Target(f"{large} / N {sizes[0]}{ending}", turns.ratio(large, small), ">=", _SCAN_GAIN))
+        targets += _own_targets(own[ending][0], sizes[::-1], _SCAN_GAIN, ending)
         growth += [(f"{name}{ending}", *row) for name, row in _growth(turns, sizes)]
         sections += _sections(condition, sizes, "gramian, numba", ending)
+        sections.append(_own_section(own[ending], "", _at("gramian, numba", sizes[0]), ending))
     columns = ("contestant", f"N {sizes[-1]} / N {sizes[0]}", "exponent", "fitted from")
     sections = [targets_section(targets), Section("Growth with states", columns, growth), *sections]
     note = (
@@ -181,7 +200,8 @@ def selective_table(settings: Settings) -> Result:
         "tensors. Memory that a cut frees is read and written no more, so the ratio can exceed that of the states."
     )
     shape = _without_states(replace(settings.fit(SCAN), states=sizes[-1]))
-    return Result(sections, (note, SETTLED, AS_IT_COMES), {"turns": samples_of(timed)}, shape, "float32")
+    data = {"turns": samples_of(timed), "own_turns": samples_of(own)}
+    return Result(sections, (note, OURS_ALONE, SETTLED, AS_IT_COMES), data, shape, "float32")
 
 
 def _growth(turns: Turns, sizes: tuple[int, ...]) -> list[tuple[str, tuple[str, ...]]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from gramian.lab.bench import jax_peers, ours
-from gramian.lab.bench.kernel_tables import compare, rows_against
+from gramian.lab.bench.kernel_tables import OURS_ALONE, compare, own_section, rows_against
 from gramian.lab.bench.memory import JAX, peak_bytes
 from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import MAIN, SMALL, CannotRun, Settings, Shape
@@ -41,7 +41,8 @@ def step_table(settings: Settings) -> Result:
         builders |= _steps(shape)
     turns, missing = compare(builders, settings)
     a, b = (f"gramian, N {shape.states}" for shape in (full, small))
-    targets = [Target("gramian, large N / small N", turns.ratio(a, b), ">=", 2.5)]
+    own, _ = compare({a: builders[a], b: builders[b]}, settings)
+    targets = [Target("gramian, large N / small N", own.ratio(a, b), ">=", 2.5)]
     for shape, bound in ((full, 25.0), (small, 6.0)):
         targets += _against_jax(turns, shape, bound)
     rows, memory = _memory((full, small), _WARMUP + settings.rounds)
@@ -50,6 +51,7 @@ def step_table(settings: Settings) -> Result:
     sections = [
         targets_section(targets),
         Section("Seconds", ("contestant", "step, ms", f"ratio to {a}"), rows_against(turns, missing, a)),
+        own_section(own, b, "step, ms"),
         Section("Alone in a fresh process", ("contestant", "peak, MB", "of it libraries, MB", "step, ms"), rows),
     ]
     note = (
@@ -58,8 +60,10 @@ def step_table(settings: Settings) -> Result:
         "steps of a tiny model. Its seconds were not taken in turns: they tell what the default allocator costs each "
         "side, and are no comparison."
     )
-    data = {**turns.to_dict(), "not_run": missing, "memory_bytes": memory}
-    return Result(sections, (_STEP_NOTE, note), data, f"batch {full.batch}, L {full.length}, H {full.channels}")
+    data = {**turns.to_dict(), "not_run": missing, "own_turns": own.to_dict(), "memory_bytes": memory}
+    return Result(
+        sections, (_STEP_NOTE, OURS_ALONE, note), data, f"batch {full.batch}, L {full.length}, H {full.channels}"
+    )
 
 
 def _steps(shape: Shape) -> dict[str, Callable[[], Call]]:
