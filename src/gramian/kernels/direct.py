@@ -22,7 +22,7 @@ _BYTES = 64  # of a vector
 
 
 def diagonal_ssm_direct(
-    u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
+    u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor | None, final_state: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The recurrence on CPU tensors, for complex numbers as pairs.
 
@@ -37,15 +37,17 @@ def diagonal_ssm_direct(
     D
         ``(H,)``.
     state
-        ``(batch, N, 2)``.
+        ``(batch, N, 2)``; zero if not given.
+    final_state
+        Whether the final state is wanted.
 
     Returns
     -------
     y, state
-        ``(batch, L, H)`` and ``(batch, N, 2)``.
+        ``(batch, L, H)`` and ``(batch, N, 2)``, or an empty tensor if it is not wanted.
     """
     D = u.new_zeros(u.shape[2]) if D is None else D
-    y, final, _ = _direct(u, poles, B, C, D, state)
+    y, final, _ = _direct(u, poles, B, C, D, state, final_state)
     return y, final
 
 
@@ -68,7 +70,14 @@ class _Sizes:
     def coefficients(self, m: Tensor) -> Tensor:
         """``(H, N, 2)`` as ``(rows, padded channels)``."""
         flat = m.flatten(1).mT
-        return pad(flat, (0, self.padded - self.channels, 0, self.rows - flat.shape[0])).contiguous()
+        flat = _filled_up(flat, 0, self.padded - self.channels, 0, self.rows - flat.shape[0])
+        return flat.clone(memory_format=torch.contiguous_format)
+
+    def read_out(self, C: Tensor) -> Tensor:
+        """The `coefficients` of ``y = C_re x_re - C_im x_im``."""
+        rows = self.coefficients(C)
+        rows[1::2].neg_()
+        return rows
 
     def to_lanes(self, state: Tensor) -> Tensor:
         """``(batch, N, 2)`` as ``(tiles, rows * lanes)``."""
@@ -82,79 +91,99 @@ class _Sizes:
         return flat[: self.batch, : 2 * order].reshape(self.batch, order, 2).clone()
 
 
-def _signed(C: Tensor) -> Tensor:
-    """``y = C_re x_re - C_im x_im``."""
-    return C * torch.tensor([1.0, -1.0], dtype=C.dtype)
+def _filled_up(m: Tensor, *amounts: int) -> Tensor:
+    """With zeros at the end; the tensor itself where none are needed."""
+    return pad(m, amounts) if any(amounts) else m
 
 
 @operator("diagonal_ssm_direct", cpu_only=True)
-def _direct(u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, final state, and the states at block boundaries for the backward pass."""
+def _direct(
+    u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None, final_state: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, final state (empty if not wanted), and the states at block boundaries for the backward pass."""
     sizes, u = _Sizes(u, poles), u.contiguous()
     y = torch.empty_like(u)
     boundary = u.new_empty(sizes.tiles, sizes.blocks + 1, sizes.rows * sizes.lanes)
-    boundary[:, 0] = sizes.to_lanes(state)
+    boundary[:, 0] = 0 if state is None else sizes.to_lanes(state)
     panels = u.new_zeros(sizes.tiles, 2, BLOCK * sizes.padded * sizes.lanes)
     rows = u.new_empty(sizes.tiles, 4 * BLOCK * sizes.lanes)
-    flat = pad(poles.flatten(), (0, sizes.rows - poles.numel()))
-    D = pad(D, (0, sizes.padded - sizes.channels)).contiguous()
-    coefficients = sizes.coefficients(B), sizes.coefficients(_signed(C))
+    flat = _filled_up(poles.flatten(), 0, sizes.rows - poles.numel())
+    D = _filled_up(D, 0, sizes.padded - sizes.channels).contiguous()
+    coefficients = sizes.coefficients(B), sizes.read_out(C)
     launch(forward_entry, sizes.tiles, u.dtype, *sizes.head, u, y, flat, *coefficients, D, boundary, panels, rows)
-    return y, sizes.from_lanes(boundary[:, -1], len(poles)), boundary
+    final = sizes.from_lanes(boundary[:, -1], len(poles)) if final_state else u.new_empty(0)
+    return y, final, boundary
 
 
 @_direct.register_fake
-def _(u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor | None, final_state: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     sizes = _Sizes(u, poles)
     boundary = u.new_empty(sizes.tiles, sizes.blocks + 1, sizes.rows * sizes.lanes)
-    return u.new_empty(u.shape), u.new_empty(u.shape[0], *poles.shape), boundary
+    return u.new_empty(u.shape), u.new_empty((u.shape[0], *poles.shape) if final_state else 0), boundary
 
 
 @operator("diagonal_ssm_direct_backward", cpu_only=True)
 def _direct_backward(
-    g: Tensor, g_final: Tensor, u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, boundary: Tensor
+    g: Tensor,
+    g_final: Tensor,
+    u: Tensor,
+    poles: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    boundary: Tensor,
+    stateful: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients for u, poles, B, C, D and the state (empty if there was none)."""
     sizes, u, g = _Sizes(u, poles), u.contiguous(), g.contiguous()
     size, R, W = sizes.padded * sizes.lanes, sizes.rows, sizes.lanes
     g_u = torch.empty_like(u)
-    adjoint = sizes.to_lanes(g_final).contiguous()
+    adjoint = sizes.to_lanes(g_final).contiguous() if g_final.numel() else u.new_zeros(sizes.tiles, R * W)
     panels = u.new_zeros(sizes.tiles, 3, BLOCK * size)
     rows = u.new_empty(sizes.tiles, 3, 4 * BLOCK * W)
     sums = u.new_zeros(sizes.tiles, (2 * R + 1) * size + R * W)
-    flat = pad(poles.flatten(), (0, R - poles.numel()))
-    D = pad(D, (0, sizes.padded - sizes.channels)).contiguous()
-    coefficients = sizes.coefficients(B), sizes.coefficients(_signed(C))
+    flat = _filled_up(poles.flatten(), 0, R - poles.numel())
+    D = _filled_up(D, 0, sizes.padded - sizes.channels).contiguous()
+    coefficients = sizes.coefficients(B), sizes.read_out(C)
     tensors = (u, g, g_u, flat, *coefficients, D, boundary, adjoint, panels, rows, sums)
     launch(backward_entry, sizes.tiles, u.dtype, *sizes.head, *tensors)
     N, H, order = poles.shape[0], sizes.channels, sizes.padded
     sums = sums.reshape(sizes.tiles, -1, W).sum((0, 2))
     g_B, g_C, g_D, g_poles = sums.split([R * order, R * order, order, R])
-    g_B, g_C = (m.reshape(R, order)[: 2 * N, :H].mT.reshape(H, N, 2) for m in (g_B, g_C))
-    g_state = sizes.from_lanes(adjoint, N)
-    return g_u, g_poles[: 2 * N].reshape(N, 2).clone(), g_B.contiguous(), _signed(g_C), g_D[:H].clone(), g_state
+    g_B, g_C = (m.reshape(R, order)[: 2 * N, :H].mT.reshape(H, N, 2).contiguous() for m in (g_B, g_C))
+    g_C[..., 1].neg_()
+    g_state = sizes.from_lanes(adjoint, N) if stateful else u.new_empty(0)
+    return g_u, g_poles[: 2 * N].reshape(N, 2).clone(), g_B, g_C, g_D[:H].clone(), g_state
 
 
 @_direct_backward.register_fake
 def _(
-    g: Tensor, g_final: Tensor, u: Tensor, poles: Tensor, B: Tensor, C: Tensor, D: Tensor, boundary: Tensor
+    g: Tensor,
+    g_final: Tensor,
+    u: Tensor,
+    poles: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    boundary: Tensor,
+    stateful: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return (
-        u.new_empty(u.shape),
-        u.new_empty(poles.shape),
-        u.new_empty(B.shape),
-        u.new_empty(C.shape),
-        u.new_empty(D.shape),
-        u.new_empty(g_final.shape),
-    )
+    g_state = u.new_empty((u.shape[0], *poles.shape) if stateful else 0)
+    found = (torch.empty_like(m, memory_format=torch.contiguous_format) for m in (u, poles, B, C, D))
+    return *found, g_state  # type: ignore[return-value]
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     ctx.mark_non_differentiable(output[2])
+    ctx.stateful = inputs[5] is not None
     ctx.save_for_backward(*inputs[:5], output[2])
 
 
-def _differentiate(ctx: Any, g: Tensor, g_final: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-    return _direct_backward(g, g_final, *ctx.saved_tensors)
+def _differentiate(ctx: Any, g: Tensor, g_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *found, g_state = _direct_backward(g, g_final, *ctx.saved_tensors, ctx.stateful)
+    return *found, g_state if ctx.stateful else None, None
 
 
 _direct.register_autograd(_differentiate, setup_context=_save)

@@ -112,6 +112,8 @@ def diagonal_ssm_pairs(
         )
     if not final_state:
         lengths = None  # they say where the final state is, and nothing else
+    if backend == "numba" and length > 0:
+        return _direct(u, decay, angle, B, C, D, state, lengths, final_state)
     start = u.new_zeros(batch, order, 2) if state is None else state
     if length == 0:
         return u.new_zeros(batch, 0, C.shape[0]), start if final_state else None
@@ -140,6 +142,23 @@ def _by_steps(
     return y, torch.view_as_real(final)
 
 
+def _direct(
+    u: Tensor,
+    decay: Tensor,
+    angle: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    state: Tensor | None,
+    lengths: Tensor | None,
+    final_state: bool,
+) -> tuple[Tensor, Tensor | None]:
+    if lengths is not None:
+        raise ConfigError("backend 'numba' was asked for, with lengths; it has none.", cure="backend='auto'")
+    y, final = diagonal_ssm_direct(u, _poles(decay, angle), B, C, D, state, final_state)
+    return y, final if final_state else None
+
+
 def _from_a_state(
     backend: str,
     u: Tensor,
@@ -152,19 +171,18 @@ def _from_a_state(
     lengths: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The versions that carry a state, as pairs."""
-    poles = pole_powers(decay, angle, torch.ones(1, device=u.device))[0]
-    if backend == "numba":
-        if lengths is not None:
-            raise ConfigError("backend 'numba' was asked for, with lengths; it has none.", cure="backend='auto'")
-        return diagonal_ssm_direct(u, poles, B, C, D, state)
     if backend == "products":
         if lengths is not None:
             raise ConfigError("backend 'products' was asked for, with lengths; it has none.", cure="backend='auto'")
-        y, final = diagonal_ssm_by_products(u, poles, B, C, state, scan_pairs)
+        y, final = diagonal_ssm_by_products(u, _poles(decay, angle), B, C, state, scan_pairs)
     else:
         scan: Callable[[Tensor, Tensor, Tensor], Tensor] = scan_by_doubling if backend == "torch" else scan_pairs
         y, final = diagonal_ssm_by_chunks(u, decay, angle, B, C, state, lengths, scan)
     return y if D is None else torch.addcmul(y, D, u), final
+
+
+def _poles(decay: Tensor, angle: Tensor) -> Tensor:
+    return pole_powers(decay, angle, torch.ones(1, device=decay.device))[0]
 
 
 def _check(u: Tensor, B: Tensor, C: Tensor, D: Tensor | None, backend: str) -> None:

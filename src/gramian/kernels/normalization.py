@@ -60,7 +60,7 @@ class _Rows:
         self.tasks = -(-self.shape[0] // native.ROWS)
 
     def wide(self, vector: Tensor) -> Tensor:
-        return vector.repeat(self.side_by_side) if self.side_by_side > 1 else vector.contiguous()
+        return vector.expand(self.side_by_side, -1).reshape(-1).contiguous()
 
     def total(self, sums: Tensor) -> Tensor:
         """Sums ``(pieces, 2, width)`` as ``(2, H)``, in float64."""
@@ -93,7 +93,7 @@ def _normalize_backward(g: Tensor, x: Tensor, mean: Tensor, variance: Tensor, ep
     scale = form.wide(torch.rsqrt(variance + eps))
     sums, mean = x.new_empty(form.tasks, 2, form.shape[1]), form.wide(mean)
     launch(native.backward_sums_entry, form.tasks, x.dtype, *form.shape, form.tasks, x, g, mean, scale, sums)
-    means = (form.total(sums) / form.rows).to(x.dtype).repeat(1, form.side_by_side)
+    means = (form.total(sums) / form.rows).to(x.dtype)[:, None].expand(-1, form.side_by_side, -1).contiguous()
     launch(native.backward_entry, form.tasks, x.dtype, *form.shape, x, g, g_x, mean, scale, means)
     return g_x
 
