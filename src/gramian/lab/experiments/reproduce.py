@@ -33,6 +33,7 @@ EXPERIMENTS: Mapping[str, Mapping[str, str]] = {
     "scifar": _tolerances(0.05, 0.15),
     "mqar": {"cut": ""},
     "mqar-long": {"cut": ""},
+    "mqar-many": {"cut": ""},
     "copying": {"cut": ""},
     "copying-few": {"cut": ""},
     "copying-four": {"cut": ""},
