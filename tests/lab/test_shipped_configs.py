@@ -27,12 +27,16 @@ def test_shipped_configuration_is_its_own_resolved_form(name: str, tmp_path: Pat
     assert load_config(resolved) == config
 
 
+LATER = {"mqar-small": 0.2, "mqar-many-small": 0.3}
+"""Where recall is learned later, it is cut later: when the full model has learned it."""
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_shipped_configuration_cuts_only_in_the_first_tenth(name: str) -> None:
+def test_shipped_configuration_cuts_only_in_the_first_tenth_or_soon_after(name: str) -> None:
     config = load_config(name)
     assert config.compress is not None
     last = build_schedule(config.compress.schedule).steps[-1]
-    assert last <= config.train.steps * (0.2 if name == "mqar-small" else 0.1)
+    assert last <= config.train.steps * LATER.get(name, 0.1)
 
 
 def test_demo_and_the_scales_of_every_experiment_are_shipped() -> None:
