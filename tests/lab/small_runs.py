@@ -22,6 +22,7 @@ from gramian.lab.train import Watcher, train
 
 Tree = dict[str, Any]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+WITHOUT_A_PAPER = {"copying-few", "copying-four", "mqar-long", "mqar-many"}  # experiments of our own, at one scale
 GRAMIAN = [sys.executable, "-c", "from gramian.cli import main; main()"]
 
 

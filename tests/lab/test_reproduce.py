@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import PullThePlug, Stopped, assert_same_run, finished, small_config
+from small_runs import WITHOUT_A_PAPER, PullThePlug, Stopped, assert_same_run, finished, small_config
 
 from gramian.errors import ConfigError
 from gramian.lab import plots
@@ -134,7 +134,7 @@ def test_record_of_a_run_is_what_its_folder_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_compressed_runs_at_its_scales(name: str) -> None:
     assert EXPERIMENTS[name]
-    for scale in ("small",) if name in ("copying-few", "copying-four", "mqar-long", "mqar-many") else ("small", "paper"):
+    for scale in ("small",) if name in WITHOUT_A_PAPER else ("small", "paper"):
         for override in EXPERIMENTS[name].values():
             assert load_config(f"{name}-{scale}", [override] if override else []).compress is not None
 

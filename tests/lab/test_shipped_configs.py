@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from random_genomes import write_genome
+from small_runs import WITHOUT_A_PAPER
 
 from gramian.lab.build import build_schedule
 from gramian.lab.config import SHIPPED, load_config
@@ -40,7 +41,7 @@ def test_shipped_configuration_cuts_only_in_the_first_tenth_or_soon_after(name: 
 
 
 def test_demo_and_the_scales_of_every_experiment_are_shipped() -> None:
-    published = set(EXPERIMENTS) - {"copying-few", "copying-four", "mqar-long", "mqar-many"}  # settings of our own
+    published = set(EXPERIMENTS) - WITHOUT_A_PAPER
     assert {"demo", "smnist-tiny"} <= set(NAMES)
     assert {f"{name}-small" for name in EXPERIMENTS} | {f"{name}-paper" for name in published} <= set(NAMES)
 
