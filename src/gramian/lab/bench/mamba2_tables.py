@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from gramian.kernels import ssd
-from gramian.lab.bench.kernel_tables import compare, rows_against
+from gramian.lab.bench.kernel_tables import OURS_ALONE, compare, own_section, rows_against
+from gramian.lab.bench.mamba_tables import SETTLED, conditions, samples_of
 from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import CannotRun, Settings, Shape
+from gramian.lab.bench.stock_allocator import AS_IT_COMES
 from gramian.lab.bench.timing import Call, Turns
 from gramian.layers.mamba2 import Mamba2
 
-__all__ = ["Blocks", "head_dim", "mamba2_table", "our_recurrence", "ours", "their_recurrence", "theirs"]
+__all__ = ["Blocks", "builders", "head_dim", "mamba2_table", "our_recurrence", "ours", "their_recurrence", "theirs"]
 
 SHAPE = Shape(8, 256, 128, 16, blocks=2)
 STATES = (16, 64, 128)
@@ -146,48 +149,52 @@ def _recurrence(run: Callable[..., Tensor], shape: Shape) -> Call:
     return call
 
 
-def _builders(shapes: list[Shape]) -> dict[str, Callable[[], Call]]:
-    builders: dict[str, Callable[[], Call]] = {}
-    for shape in shapes:
-        end = f", N {shape.states}"
-        builders[f"gramian{end}"] = lambda shape=shape: ours(shape)  # type: ignore[misc]
-        for chunk in (DEFAULT_CHUNK, SHORT_CHUNK):
-            name = f"transformers, chunks of {chunk}{end}"
-            builders[name] = lambda shape=shape, chunk=chunk: theirs(shape, chunk)  # type: ignore[misc]
-        end = f", recurrence{end}"
-        builders[f"gramian{end}"] = lambda shape=shape: our_recurrence(shape)  # type: ignore[misc]
-        for chunk in (DEFAULT_CHUNK, SHORT_CHUNK):
-            name = f"transformers, chunks of {chunk}{end}"
-            builders[name] = lambda shape=shape, chunk=chunk: their_recurrence(shape, chunk)  # type: ignore[misc]
-    return builders
+def _shapes(settings: Settings) -> list[Shape]:
+    states = (4, 8, 12) if settings.small else STATES
+    return [replace(settings.fit(SHAPE), states=n) for n in states]
+
+
+def builders(settings: Settings) -> dict[str, Callable[[], Call]]:
+    """Two blocks, and the recurrence alone, by everybody at all sizes."""
+    found: dict[str, Callable[[], Call]] = {}
+    for shape in _shapes(settings):
+        for part, mine, rival in (("", ours, theirs), (", recurrence", our_recurrence, their_recurrence)):
+            end = f"{part}, N {shape.states}"
+            found[f"gramian{end}"] = partial(mine, shape)
+            for chunk in (DEFAULT_CHUNK, SHORT_CHUNK):
+                found[f"transformers, chunks of {chunk}{end}"] = partial(rival, shape, chunk)
+    return found
 
 
 def mamba2_table(settings: Settings) -> Result:
     """Two blocks, forward and backward, at three sizes of the state."""
-    shapes = [settings.fit(replace(SHAPE, states=n)) for n in STATES]
-    if settings.small:
-        shapes = [replace(shape, states=n) for shape, n in zip(shapes, (4, 8, 12), strict=True)]
-    turns, missing = compare(_builders(shapes), settings)
-    targets = []
+    shapes = _shapes(settings)
+    timed = conditions(builders, settings)
+    targets, sections = [], []
     ends = [f"{part}, N {shape.states}" for part in ("", ", recurrence") for shape in shapes]
-    for end in ends:
-        rival = f"transformers, chunks of {DEFAULT_CHUNK}{end}"
-        if rival in turns:
-            targets.append(Target(f"{rival} / gramian", turns.ratio(rival, f"gramian{end}"), ">=", BOUND))
+    for condition, (turns, missing) in timed.items():
+        for end in ends:
+            rival = f"transformers, chunks of {DEFAULT_CHUNK}{end}"
+            if rival in turns:
+                ratio = turns.ratio(rival, f"gramian{end}")
+                targets.append(Target(f"{rival} / gramian{condition}", ratio, ">=", BOUND))
+        sections += [_section(turns, missing, end, condition) for end in ends]
     large, small = (f"gramian, N {shape.states}" for shape in (shapes[-1], shapes[0]))
-    targets.append(Target(f"{large} / N {shapes[0].states}", turns.ratio(large, small), ">=", 1.5))
-    sections = [targets_section(targets), *(_section(turns, missing, end) for end in ends)]
+    own, _ = compare({name: builders(settings)[name] for name in (large, small)}, settings)
+    targets.append(Target(f"{large} / N {shapes[0].states}", own.ratio(large, small), ">=", 1.5))
     note = (
         "Each contestant computes the output of two blocks and the gradients of the input and of all parameters, from "
         "the same weights. transformers has no kernels of its own for the CPU; chunks of 256 steps are the default of "
         "its configuration, chunks of 64 are quicker here. The matrix products of the projections in and out are the "
         "same for all contestants. The rows of the recurrence are that part of one layer, alone, with its gradients."
     )
-    data = {**turns.to_dict(), "not_run": missing}
-    return Result(sections, (note,), data, str(replace(shapes[0], states=0)).replace(", N 0", ""), "float32")
+    data = {"turns": samples_of(timed), "own_turns": own.to_dict()}
+    sections = [targets_section(targets), *sections, own_section(own, small)]
+    shape = str(replace(shapes[0], states=0)).replace(", N 0", "")
+    return Result(sections, (note, OURS_ALONE, SETTLED, AS_IT_COMES), data, shape, "float32")
 
 
-def _section(turns: Turns, missing: dict[str, str], end: str) -> Section:
+def _section(turns: Turns, missing: dict[str, str], end: str, condition: str) -> Section:
     """The contestants whose names end so; those of whole blocks have nothing before the states."""
 
     def chosen(name: str) -> bool:
@@ -195,6 +202,6 @@ def _section(turns: Turns, missing: dict[str, str], end: str) -> Section:
 
     part = Turns({k: v for k, v in turns.samples.items() if chosen(k)}, turns.calls)
     reasons = {k: v for k, v in missing.items() if chosen(k)}
-    heading = end.removeprefix(", ")
+    heading = end.removeprefix(", ") + condition
     columns = ("contestant", "forward + backward, ms", f"ratio to gramian{end}")
     return Section(heading, columns, rows_against(part, reasons, f"gramian{end}"))
