@@ -19,6 +19,7 @@ from gramian.kernels.normalization import normalize_rows
 from gramian.kernels.pointwise import gelu_dropout, glu_dropout_add
 from gramian.lab.mixers import build_mixer
 from gramian.layers.lru import LRU
+from gramian.layers.rms_norm import RMSNorm
 
 __all__ = ["Block", "Head", "MixerBlock", "SequenceModel", "SequenceNorm"]
 
@@ -89,7 +90,7 @@ class MixerBlock(nn.Module):
 
     def __init__(self, d_model: int, mixer: nn.Module, dropout: float) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(d_model, eps=_EPS)
+        self.norm = RMSNorm(d_model, eps=_EPS)
         self.mixer = mixer
         self.dropout = nn.Dropout(dropout)
 
@@ -155,7 +156,7 @@ class SequenceModel(nn.Module):
             return MixerBlock(d_model, build_mixer(layer, d_model, n, options or {}), dropout)
 
         self.blocks = nn.ModuleList(block(n) for n in d_state)
-        self.final_norm = nn.Identity() if layer == "lru" else nn.RMSNorm(d_model, eps=_EPS)
+        self.final_norm = nn.Identity() if layer == "lru" else RMSNorm(d_model, eps=_EPS)
         tied = tied and tokens and head == "next_token" and d_input == n_outputs
         self.head = nn.Linear(d_model, n_outputs, bias=not tied)
         if tied:  # logits of about one, and not of about sqrt(d_model)

@@ -19,6 +19,7 @@ from gramian.lab.bench.settings import CannotRun, Settings, Shape
 from gramian.lab.bench.stock_allocator import AS_IT_COMES
 from gramian.lab.bench.timing import Call, Turns
 from gramian.layers.mamba2 import Mamba2
+from gramian.layers.rms_norm import RMSNorm
 
 __all__ = ["Blocks", "builders", "head_dim", "mamba2_table", "our_recurrence", "ours", "their_recurrence", "theirs"]
 
@@ -34,9 +35,9 @@ class Blocks(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         width = shape.channels
-        self.norms = nn.ModuleList(nn.RMSNorm(width, eps=1e-5) for _ in range(shape.blocks))
+        self.norms = nn.ModuleList(RMSNorm(width, eps=1e-5) for _ in range(shape.blocks))
         self.mixers = nn.ModuleList(Mamba2(width, shape.states, head_dim=head_dim(shape)) for _ in range(shape.blocks))
-        self.last_norm = nn.RMSNorm(width, eps=1e-5)
+        self.last_norm = RMSNorm(width, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, L, channels)`` to the same."""

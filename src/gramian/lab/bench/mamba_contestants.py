@@ -15,6 +15,7 @@ from gramian.kernels import selective_scan
 from gramian.lab.bench.settings import CannotRun, Shape
 from gramian.lab.bench.timing import Call
 from gramian.layers.mamba import Mamba
+from gramian.layers.rms_norm import RMSNorm
 
 __all__ = ["mambapy_layer", "mambapy_model", "mambapy_scan", "model", "scan"]
 
@@ -25,7 +26,7 @@ class _Block(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.mixer = Mamba(shape.channels, shape.states)
-        self.norm = nn.RMSNorm(shape.channels, eps=1e-5)
+        self.norm = RMSNorm(shape.channels, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = x + self.mixer(self.norm(x))
