@@ -83,12 +83,13 @@ class _Sizes:
         """``(batch, N, 2)`` as ``(tiles, rows * lanes)``."""
         flat = state.flatten(1)
         flat = pad(flat, (0, self.rows - flat.shape[1], 0, self.tiles * self.lanes - self.batch))
-        return flat.reshape(self.tiles, self.lanes, self.rows).mT.reshape(self.tiles, -1)
+        return flat.reshape(self.tiles, self.lanes, self.rows).mT.reshape(self.tiles, self.rows * self.lanes)
 
     def from_lanes(self, values: Tensor, order: int) -> Tensor:
         """The reverse of `to_lanes`."""
-        flat = values.reshape(self.tiles, self.rows, self.lanes).mT.reshape(-1, self.rows)
-        return flat[: self.batch, : 2 * order].reshape(self.batch, order, 2).clone()
+        flat = values.reshape(self.tiles, self.rows, self.lanes).mT.reshape(self.tiles * self.lanes, self.rows)
+        flat = flat[: self.batch, : 2 * order].reshape(self.batch, order, 2)
+        return flat.clone(memory_format=torch.contiguous_format)
 
 
 def _filled_up(m: Tensor, *amounts: int) -> Tensor:
@@ -143,15 +144,14 @@ def _direct_backward(
     adjoint = sizes.to_lanes(g_final).contiguous() if g_final.numel() else u.new_zeros(sizes.tiles, R * W)
     panels = u.new_zeros(sizes.tiles, 3, BLOCK * size)
     rows = u.new_empty(sizes.tiles, 3, 4 * BLOCK * W)
-    sums = u.new_zeros(sizes.tiles, (2 * R + 1) * size + R * W)
+    sums = u.new_zeros(sizes.tiles, (2 * R + 1) * sizes.padded + R, W)
     flat = _filled_up(poles.flatten(), 0, R - poles.numel())
     D = _filled_up(D, 0, sizes.padded - sizes.channels).contiguous()
     coefficients = sizes.coefficients(B), sizes.read_out(C)
     tensors = (u, g, g_u, flat, *coefficients, D, boundary, adjoint, panels, rows, sums)
     launch(backward_entry, sizes.tiles, u.dtype, *sizes.head, *tensors)
     N, H, order = poles.shape[0], sizes.channels, sizes.padded
-    sums = sums.reshape(sizes.tiles, -1, W).sum((0, 2))
-    g_B, g_C, g_D, g_poles = sums.split([R * order, R * order, order, R])
+    g_B, g_C, g_D, g_poles = sums.sum((0, 2)).split([R * order, R * order, order, R])
     g_B, g_C = (m.reshape(R, order)[: 2 * N, :H].mT.reshape(H, N, 2).contiguous() for m in (g_B, g_C))
     g_C[..., 1].neg_()
     g_state = sizes.from_lanes(adjoint, N) if stateful else u.new_empty(0)

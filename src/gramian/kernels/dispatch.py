@@ -100,21 +100,16 @@ def diagonal_ssm_pairs(
 
     B ``(H_in, N, 2)``, C ``(H_out, N, 2)``, state ``(batch, N, 2)``; the rest as there.
     """
-    _check(u, B, C, D, backend)
+    stateful = state is not None or final_state
+    _check(u, B, C, D, backend, stateful)
     batch, length, _ = u.shape
     order = B.shape[1]
     if backend == "auto":
-        stateful = state is not None or final_state
         backend = fastest(u, order, C.shape[0], stateful=stateful, padded=lengths is not None)
-    if backend == "fft" and (state is not None or final_state):
-        raise ConfigError(
-            "backend 'fft' was asked for, with a state; it convolves from a zero state, and gives no final one.",
-            cure="backend='auto'",
-        )
     if not final_state:
         lengths = None  # they say where the final state is, and nothing else
     if backend == "numba" and length > 0:
-        return _direct(u, decay, angle, B, C, D, state, lengths, final_state)
+        return _by_loops(u, decay, angle, B, C, D, state, lengths, final_state)
     start = u.new_zeros(batch, order, 2) if state is None else state
     if length == 0:
         return u.new_zeros(batch, 0, C.shape[0]), start if final_state else None
@@ -143,7 +138,7 @@ def _by_steps(
     return y, torch.view_as_real(final)
 
 
-def _direct(
+def _by_loops(
     u: Tensor,
     decay: Tensor,
     angle: Tensor,
@@ -186,10 +181,15 @@ def _poles(decay: Tensor, angle: Tensor) -> Tensor:
     return pole_powers(decay, angle, torch.ones(1, device=decay.device))[0]
 
 
-def _check(u: Tensor, B: Tensor, C: Tensor, D: Tensor | None, backend: str) -> None:
+def _check(u: Tensor, B: Tensor, C: Tensor, D: Tensor | None, backend: str, stateful: bool) -> None:
     if backend != "auto" and backend not in BACKENDS:
         raise ConfigError(
             f"backend '{backend}' was asked for; needed: auto, {', '.join(BACKENDS)}.{did_you_mean(backend, BACKENDS)}"
+        )
+    if backend == "fft" and stateful:
+        raise ConfigError(
+            "backend 'fft' was asked for, with a state; it convolves from a zero state, and gives no final one.",
+            cure="backend='auto'",
         )
     if D is not None and not D.shape == u.shape[2:] == C.shape[:1]:
         raise ShapeError(
@@ -203,5 +203,5 @@ def _pairs(z: Tensor) -> Tensor:
 
 
 def _with_feed_through(K: Tensor, D: Tensor) -> Tensor:
-    """A sum, so that the gradient for K is that of the result, as it is."""
+    """K with D at lag zero; a sum, so that the gradient for K is that of the result, as it is."""
     return K + pad(torch.diag(D)[..., None], (0, K.shape[-1] - 1))
