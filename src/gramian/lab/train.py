@@ -24,7 +24,7 @@ from gramian.lab.summary import summarize
 from gramian.layers.reducible import Spectrum
 from gramian.layers.spectra import spectra_of
 
-__all__ = ["Interrupted", "Watcher", "train"]
+__all__ = ["Interrupted", "Watcher", "optimize", "train"]
 
 
 class Interrupted(Exception):
@@ -113,7 +113,7 @@ def _asked_to_stop() -> Iterator[list[int]]:
 def _one_step(run: Run, watcher: Watcher) -> None:
     """One optimizer step and all that is due after it."""
     start = time.perf_counter()
-    loss = _optimize(run)
+    loss = optimize(run)
     seconds = time.perf_counter() - start
     run.step += 1
     run.seconds += seconds
@@ -133,8 +133,8 @@ def _one_step(run: Run, watcher: Watcher) -> None:
         run.save_checkpoint()
 
 
-def _optimize(run: Run) -> float:
-    """The step a user would write."""
+def optimize(run: Run) -> float:
+    """The step a user would write; the loss. `run.step` says which batch, and is left as it is."""
     inputs, targets = (t.to(run.device) for t in run.batches.batch(run.step))
     run.model.train()
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.train.precision == "bf16"):

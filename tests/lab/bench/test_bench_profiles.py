@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from gramian.lab.bench import ours, plain
-from gramian.lab.bench.operators import OTHER, Op, group_of, is_kernel
+from gramian.lab.bench.profiled_operators import OTHER, Op, group_of, is_kernel
 from gramian.lab.bench.profiles import split_by_group
 from gramian.lab.bench.settings import Shape
 from gramian.lab.build import build_optimizer

@@ -15,13 +15,13 @@ from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import MAIN, SMALL, CannotRun, Settings, Shape
 from gramian.lab.bench.timing import Call, Turns, in_turns, ready
 
-__all__ = ["OURS_ALONE", "Builders", "compare", "layer_table", "rows_against", "scan_table"]
+__all__ = ["OURS_ALONE", "Builders", "compare", "layer_table", "own_section", "rows_against", "scan_table"]
 
 Builders = Mapping[str, Callable[[], Call]]
 
 OURS_ALONE = (
-    "What a cut gains is measured in turns of our own contestants alone: what a rival leaves behind in caches and "
-    "memory, or lets its threads do, would weigh more on the small model than on the large one."
+    "What a cut gains is measured in turns of our own contestants alone, so that what a rival leaves in caches and "
+    "memory, or lets its threads do, has no part in it."
 )
 
 
@@ -37,11 +37,12 @@ def compare(builders: Builders, settings: Settings, settle: int = 0) -> tuple[Tu
     return in_turns(here, settings.rounds, least=settings.least, settle=settle), missing
 
 
-def own_section(turns: Turns, reference: str, what: str = "forward + backward, ms") -> Section:
-    """Ours without rivals between them."""
-    return Section(
-        "Ours alone in turns", ("contestant", what, f"ratio to {reference}"), rows_against(turns, {}, reference)
-    )
+def own_section(turns: Turns, reference: str, what: str = "forward + backward, ms", ending: str = "") -> Section:
+    """Ours without rivals between them: all that are called as `reference` is but for the states."""
+    name = reference.rpartition(", N ")[0]
+    same = {key: value for key, value in turns.samples.items() if key.rpartition(", N ")[0] == name}
+    rows = rows_against(Turns(same, turns.calls), {}, reference)
+    return Section(f"Ours alone in turns: {name}{ending}", ("contestant", what, f"ratio to {reference}"), rows)
 
 
 def layer_table(settings: Settings) -> Result:

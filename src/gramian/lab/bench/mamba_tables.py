@@ -9,7 +9,7 @@ from typing import Any
 
 from gramian.lab.bench import mamba_contestants as contestants
 from gramian.lab.bench.fits import fit_power_law
-from gramian.lab.bench.kernel_tables import OURS_ALONE, compare, rows_against
+from gramian.lab.bench.kernel_tables import OURS_ALONE, compare, own_section, rows_against
 from gramian.lab.bench.memory import peak_bytes
 from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import CannotRun, Settings, Shape
@@ -112,11 +112,6 @@ def _own_targets(turns: Turns, sizes: tuple[int, ...], least: Mapping[str, float
     return [Target(f"{a} / N {sizes[-1]}{ending}", turns.ratio(a, b), ">=", bound) for a, b, bound in pairs]
 
 
-def _own_section(timed: Timed, what: str, reference: str, ending: str) -> Section:
-    columns = ("contestant", "forward + backward, ms", f"ratio to {reference}")
-    return Section(f"Ours alone in turns{what}{ending}", columns, rows_against(*timed, reference))
-
-
 def mamba_table(settings: Settings) -> Result:
     """Two blocks of Mamba, forward and backward, in turns; and peak memory of each alone."""
     sizes, narrow = _model_sizes(settings), settings.fit(NARROW)
@@ -128,8 +123,9 @@ def mamba_table(settings: Settings) -> Result:
         targets += _rival_targets(condition[0], sizes, ending)
         targets += _own_targets(own[ending][0], sizes, _GAIN, ending)
         sections += _sections(condition, sizes, "gramian", ending)
-        what = f", narrow: {_without_states(narrow)}"
-        sections.append(_own_section(own[ending], what, _at("gramian, narrow", sizes[-1]), ending))
+        for name, shape in (("gramian", shapes[sizes[-1]]), ("gramian, narrow", narrow)):
+            where = f" ({_without_states(shape)}){ending}"
+            sections.append(own_section(own[ending][0], _at(name, sizes[-1]), ending=where))
     mine, rival = _at("gramian", sizes[0]), _at("mambapy", sizes[0])
     if rival in memory:
         ratio = Spread.of([memory[mine]["peak"] / memory[rival]["peak"]])
@@ -192,7 +188,7 @@ def selective_table(settings: Settings) -> Result:
         targets += _own_targets(own[ending][0], sizes[::-1], _SCAN_GAIN, ending)
         growth += [(f"{name}{ending}", *row) for name, row in _growth(turns, sizes)]
         sections += _sections(condition, sizes, "gramian, numba", ending)
-        sections.append(_own_section(own[ending], "", _at("gramian, numba", sizes[0]), ending))
+        sections.append(own_section(own[ending][0], _at("gramian, numba", sizes[0]), ending=ending))
     columns = ("contestant", f"N {sizes[-1]} / N {sizes[0]}", "exponent", "fitted from")
     sections = [targets_section(targets), Section("Growth with states", columns, growth), *sections]
     note = (

@@ -1,6 +1,6 @@
-"""The laboratory's model without a kernel of ours: torch's own modules, and the recurrence in torch's operators.
+"""The laboratory's model without a compiled kernel of ours: torch's own modules, the recurrence in torch's operators.
 
-What a training step costs with it is where this project began, and what a profile is compared with.
+What a profile is compared with. The recurrence is still computed by chunks, as `backend="torch"` does it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PlainBlock(nn.Module):
         self.dropout = nn.Dropout(block.dropout)
         self.skip_dropout = nn.Dropout(block.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: None = None) -> Tensor:
         y = self.norm(x.flatten(0, 1)).view_as(x)
         y = self.dropout(self.gelu(self.lru(y)))
         return x + self.skip_dropout(self.glu(self.glu_linear(y)))
@@ -44,7 +44,9 @@ class PlainBlock(nn.Module):
 def model(shape: Shape, dropout: float = 0.1) -> SequenceModel:
     """`ours.model` of the same parameters, with plain blocks."""
     network = ours.model(shape, dropout)
-    network.blocks = nn.ModuleList(PlainBlock(block) for block in network.blocks if isinstance(block, Block))
+    blocks = [block for block in network.blocks if isinstance(block, Block)]
+    assert len(blocks) == len(network.blocks)
+    network.blocks = nn.ModuleList(map(PlainBlock, blocks))
     return network
 
 

@@ -17,28 +17,28 @@ from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from gramian.lab.bench import ours, plain
-from gramian.lab.bench.operators import Op, group_of, is_kernel, operators, summed
+from gramian.lab.bench.profiled_operators import Op, group_of, is_kernel, operators, summed
 from gramian.lab.bench.report import Result, Section
 from gramian.lab.bench.settings import MAIN, SMALL, Settings, Shape
 from gramian.lab.bench.timing import Spread
 from gramian.lab.build import build_optimizer
-from gramian.lab.config import Config, load_config
+from gramian.lab.config import load_config
 from gramian.lab.data import Batches, SequenceData, load_data
 from gramian.lab.evaluate import evaluate
 
 __all__ = ["profile_table", "split_by_group"]
 
 TOP = 15
-_COLUMNS = ("group", "ms a step", "share", "of it kernels and products", "share of the rest")
+_COLUMNS = ("group", "ms a step", "share", "kernels and products, ms", "all else, share of the whole")
 
 _NOTE = (
     "Self CPU time of {rounds} training steps with data loading, summed by operator (torch.profiler), and of one pass "
     "over the validation data, divided by the {every} steps between two of them in the run. Kernels and products: "
-    "compiled kernels of ours with torch's call of them, matrix products (counted to the module they belong to) and "
-    "Fourier transforms; the share of the rest is what else the group does, as part of the whole. Torch's own modules "
-    "are the same model and parameters with the recurrence in torch's operators, nn.BatchNorm1d, nn.GELU, nn.GLU, "
-    "nn.Dropout and AdamW as torch gives it. The profiler itself slows small operators down: the time without it "
-    "stands below."
+    "compiled kernels of ours with the Python that prepares and launches them, matrix products (counted to the module "
+    "they belong to) and Fourier transforms. With our kernels, dropout and the skip connection are inside GELU and "
+    "GLU. Torch's own modules are the same model and parameters with our chunked algorithm for the recurrence in "
+    "torch's operators (backend='torch'), nn.BatchNorm1d, nn.GELU, nn.GLU, nn.Dropout and AdamW as torch gives it. The "
+    "profiler itself slows small operators down: the time without it stands below."
 )
 
 
@@ -47,7 +47,7 @@ class Profile:
     """Operators of an average step, evaluation's part included, and seconds of steps without the profiler."""
 
     ops: list[Op]
-    plain_seconds: list[float]
+    unprofiled_seconds: list[float]
 
 
 def profile_table(settings: Settings) -> Result:
@@ -61,8 +61,8 @@ def profile_table(settings: Settings) -> Result:
         shape = settings.fit(Shape(config.train.batch_size, dataset.length, config.model.d_model, states))
         for kind, network, optimizer in _contestants(shape):
             label = f"N {shape.states}, {kind}"
-            found = _measure(network, optimizer, dataset, config, settings.rounds)
-            spread = Spread.of(found.plain_seconds)
+            found = _measure(network, optimizer, dataset, shape, config.train.eval_every, settings.rounds)
+            spread = Spread.of(found.unprofiled_seconds)
             sections += [
                 Section(f"Groups, {label}", _COLUMNS, _shares(split_by_group(found.ops))),
                 Section(
@@ -72,7 +72,7 @@ def profile_table(settings: Settings) -> Result:
                 ),
             ]
             timed.append((label, f"{spread.times(1e3)}"))
-            data[label] = {"step_seconds": found.plain_seconds, "operators_of_a_step": summed(found.ops)}
+            data[label] = {"step_seconds": found.unprofiled_seconds, "operators_of_a_step": summed(found.ops)}
     sections.append(Section("Without the profiler and without evaluation", ("", "ms a step"), timed))
     note = _NOTE.format(rounds=settings.rounds, every=config.train.eval_every)
     return Result(sections, (note,), data, f"batch {shape.batch}, L {dataset.length}, H {shape.channels}")
@@ -94,9 +94,11 @@ def _contestants(shape: Shape) -> list[tuple[str, nn.Module, Optimizer]]:
     ]
 
 
-def _measure(network: nn.Module, optimizer: Optimizer, dataset: SequenceData, config: Config, rounds: int) -> Profile:
+def _measure(
+    network: nn.Module, optimizer: Optimizer, dataset: SequenceData, shape: Shape, eval_every: int, rounds: int
+) -> Profile:
     """Operators of `rounds` steps and one evaluation, and seconds of as many steps without profiler."""
-    step = _step(network, optimizer, Batches(dataset.train, config.train.batch_size, 0))
+    step = _step(network, optimizer, Batches(dataset.train, shape.batch, 0))
     handles = [handle for name, module in network.named_modules() for handle in _ranges(name, module)]
     for i in range(3):
         step(i)
@@ -109,7 +111,7 @@ def _measure(network: nn.Module, optimizer: Optimizer, dataset: SequenceData, co
     evaluate(network, dataset.valid)
     with profile(activities=[ProfilerActivity.CPU]) as profiler, record_function("range: evaluation"):
         evaluate(network, dataset.valid)
-    ops += _divided(operators(profiler.events()), config.train.eval_every)
+    ops += _divided(operators(profiler.events()), eval_every)
     seconds = []
     for i in range(rounds):
         start = time.perf_counter()

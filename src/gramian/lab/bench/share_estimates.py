@@ -9,14 +9,14 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from torch.nn import functional as F
 
+from gramian.lab.bench.settings import CannotRun
 from gramian.lab.build import build_schedule
 from gramian.lab.compress_config import PolicyConfig, ScheduleConfig
 from gramian.lab.config import Config, load_config
 from gramian.lab.data import DATASETS
-from gramian.lab.evaluate import predictions
 from gramian.lab.run import Run
+from gramian.lab.train import optimize
 
 __all__ = ["largest_share", "stand_in", "write_noise"]
 
@@ -37,32 +37,34 @@ def write_noise(folder: Path) -> Path:
 def stand_in(config: Config, folder: Path) -> list[str]:
     """Overrides that let `config` run without the user's files: noise in `folder`, or the data that is bundled."""
     if DATASETS[config.data.name].needs_files:
+        assert config.data.name in ("cifar10", "cifar10-gray")
         return [f"data.root={write_noise(folder)}"]
     return [] if config.data.root is None else ["data.root=null"]
 
 
 def largest_share(name: str) -> dict[str, Any]:
-    """All looks as if each was at the model of full size, over all steps as if each had an eighth of the states.
+    """All looks as if each was at the model of full size, over all steps as if every layer had one state only.
 
-    One look is made after the first step and cuts every layer to an eighth, so that both are measured; the time of
-    evaluations is left out. The true share is smaller as long as more than an eighth is kept.
+    One look is made after the first step and cuts to one state, so that both are measured; the time of evaluations is
+    left out.
+
+    Raises
+    ------
+    CannotRun
+        If that look cut nothing.
     """
     config = load_config(name)
     assert config.compress is not None
-    once = {
-        "policy": PolicyConfig.model_validate({"rank": {"n": max(1, min(config.model.d_states) // 8)}}),
-        "schedule": ScheduleConfig.model_validate({"at": [1]}),
-    }
     with tempfile.TemporaryDirectory() as folder:
-        runnable = load_config(name, stand_in(config, Path(folder)))
-        cut_once = config.compress.model_copy(update=once)
-        run = Run(runnable.model_copy(update={"compress": cut_once}), Path(folder) / "run")
+        run = Run(_cut_once(load_config(name, stand_in(config, Path(folder)))), Path(folder) / "run")
     before = sum(run.sizes.values())
     assert run.compressor is not None
-    _seconds_of_a_step(run, 0)
+    _seconds_of_a_step(run)
     event = run.compressor.step()
-    _seconds_of_a_step(run, 1)
-    step = median(_seconds_of_a_step(run, 2 + i) for i in range(_TIMED))
+    if not event.changed:
+        raise CannotRun(f"the look cut nothing: {event.reason}")
+    _seconds_of_a_step(run)
+    step = median(_seconds_of_a_step(run) for _ in range(_TIMED))
     looks = len(build_schedule(config.compress.schedule).steps)
     cuts, steps = looks * event.seconds, config.train.steps * step
     return {
@@ -77,11 +79,16 @@ def largest_share(name: str) -> dict[str, Any]:
     }
 
 
-def _seconds_of_a_step(run: Run, i: int) -> float:
-    inputs, targets = run.batches.batch(i)
-    run.model.train()
+def _cut_once(config: Config) -> Config:
+    """To one state, after the first step."""
+    assert config.compress is not None
+    policy, schedule = PolicyConfig.model_validate({"rank": {"n": 1}}), ScheduleConfig.model_validate({"at": [1]})
+    update = {"policy": policy, "schedule": schedule, "rollback": None}
+    return config.model_copy(update={"compress": config.compress.model_copy(update=update)})
+
+
+def _seconds_of_a_step(run: Run) -> float:
     start = time.perf_counter()
-    F.cross_entropy(*predictions(run.model, inputs, targets)).backward()
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    optimize(run)
+    run.step += 1
     return time.perf_counter() - start

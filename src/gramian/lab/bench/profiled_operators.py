@@ -23,12 +23,12 @@ RULES: Sequence[tuple[str, Sequence[str]]] = (
     ("dropout", ("dropout", "bernoulli", "range: skip")),
     ("batch norm", ("batch_norm", "batchnorm", "normalize_rows", "range: norm")),
     ("recurrence", ("range: lru", "gramian", "scan")),
-    ("encoder, pooling, head and loss", ("range: encoder", "range: head", "cross_entropy", "nll", "softmax", "mean")),
+    ("encoder, head and loss", ("range: encoder", "range: head", "cross_entropy", "nll", "softmax", "mean")),
     ("matrix products of no known module", ("mm", "matmul", "linear")),
     ("accumulating gradients", ("accumulategrad",)),
     ("Python and the profiler, outside of operators", ("range: step",)),
 )
-OTHER = "other operators"
+OTHER = "other operators"  # pooling and what is between modules
 
 _OF_OURS = ("gramian::", "generatedbackwardfor_gramian_")
 _OF_TORCH = ("mm", "addmm", "bmm", "baddbmm", "_fft_r2c", "_fft_c2r", "_fft_c2c")
@@ -54,7 +54,7 @@ def group_of(op: Op) -> str:
 
 
 def is_kernel(op: Op) -> bool:
-    """Whether it is a compiled kernel of ours (the call of it included), a matrix product, or a Fourier transform."""
+    """Whether it is a compiled kernel of ours (with the call of it), a matrix product, or a Fourier transform."""
     name = op.name.lower()
     return name.startswith(_OF_OURS) or name.removeprefix("aten::") in _OF_TORCH
 
