@@ -67,17 +67,17 @@ class _Sizes:
         """The sizes that a task wants first."""
         return self.batch, self.length, self.channels, self.padded, self.rows, self.blocks
 
-    def coefficients(self, m: Tensor) -> Tensor:
-        """``(H, N, 2)`` as ``(rows, padded channels)``."""
+    def operands(self, poles: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Poles ``(rows,)``, B and C ``(rows, padded channels)`` and D, filled up; C for ``C_re x_re - C_im x_im``."""
+        read_out = self._coefficients(C)
+        read_out[1::2].neg_()
+        D = _filled_up(D, 0, self.padded - self.channels).contiguous()
+        return _filled_up(poles.flatten(), 0, self.rows - poles.numel()), self._coefficients(B), read_out, D
+
+    def _coefficients(self, m: Tensor) -> Tensor:
         flat = m.flatten(1).mT
         flat = _filled_up(flat, 0, self.padded - self.channels, 0, self.rows - flat.shape[0])
         return flat.clone(memory_format=torch.contiguous_format)
-
-    def read_out(self, C: Tensor) -> Tensor:
-        """The `coefficients` of ``y = C_re x_re - C_im x_im``."""
-        rows = self.coefficients(C)
-        rows[1::2].neg_()
-        return rows
 
     def to_lanes(self, state: Tensor) -> Tensor:
         """``(batch, N, 2)`` as ``(tiles, rows * lanes)``."""
@@ -108,10 +108,8 @@ def _direct(
     boundary[:, 0] = 0 if state is None else sizes.to_lanes(state)
     panels = u.new_zeros(sizes.tiles, 2, BLOCK * sizes.padded * sizes.lanes)
     rows = u.new_empty(sizes.tiles, 4 * BLOCK * sizes.lanes)
-    flat = _filled_up(poles.flatten(), 0, sizes.rows - poles.numel())
-    D = _filled_up(D, 0, sizes.padded - sizes.channels).contiguous()
-    coefficients = sizes.coefficients(B), sizes.read_out(C)
-    launch(forward_entry, sizes.tiles, u.dtype, *sizes.head, u, y, flat, *coefficients, D, boundary, panels, rows)
+    operands = sizes.operands(poles, B, C, D)
+    launch(forward_entry, sizes.tiles, u.dtype, *sizes.head, u, y, *operands, boundary, panels, rows)
     final = sizes.from_lanes(boundary[:, -1], len(poles)) if final_state else u.new_empty(0)
     return y, final, boundary
 
@@ -145,10 +143,7 @@ def _direct_backward(
     panels = u.new_zeros(sizes.tiles, 3, BLOCK * size)
     rows = u.new_empty(sizes.tiles, 3, 4 * BLOCK * W)
     sums = u.new_zeros(sizes.tiles, (2 * R + 1) * sizes.padded + R, W)
-    flat = _filled_up(poles.flatten(), 0, R - poles.numel())
-    D = _filled_up(D, 0, sizes.padded - sizes.channels).contiguous()
-    coefficients = sizes.coefficients(B), sizes.read_out(C)
-    tensors = (u, g, g_u, flat, *coefficients, D, boundary, adjoint, panels, rows, sums)
+    tensors = (u, g, g_u, *sizes.operands(poles, B, C, D), boundary, adjoint, panels, rows, sums)
     launch(backward_entry, sizes.tiles, u.dtype, *sizes.head, *tensors)
     N, H, order = poles.shape[0], sizes.channels, sizes.padded
     g_B, g_C, g_D, g_poles = sums.sum((0, 2)).split([R * order, R * order, order, R])
