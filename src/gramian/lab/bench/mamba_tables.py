@@ -19,7 +19,7 @@ from gramian.lab.bench.timing import Call, Spread, Turns
 __all__ = ["SETTLE", "SETTLED", "conditions", "mamba_table", "samples_of", "selective_table"]
 
 MODEL = Shape(8, 256, 128, 128, blocks=2)
-NARROW = Shape(32, 256, 16, 128, blocks=2)  # the products of the projections are few beside the scan
+NARROW = Shape(64, 256, 8, 128, blocks=2)  # the products of the projections are few beside the scan
 SCAN = Shape(8, 256, 256, 128)
 STATES, SMALL_STATES = (128, 16, 12), (12, 6, 4)
 SCAN_STATES, SMALL_SCAN_STATES = (12, 16, 64, 128), (2, 3, 5, 8)
@@ -136,7 +136,7 @@ def mamba_table(settings: Settings) -> Result:
         "convolution of width 4) and the gradients of the input and of all parameters, from the same weights. mambapy "
         "is plain torch, as published, with its parallel scan. N 12 is the model after a cut; the matrix products of "
         "the projections in and out do not shrink with the states, so the whole gains less from a cut than the scan "
-        "alone (table 'selective'), and the less the wider the model is: the narrow one has d_model 16. Alone: peak "
+        "alone (table 'selective'), and the less the wider the model is: the narrow one has d_model 8. Alone: peak "
         "resident memory (VmHWM) of a process that does three calls, Python and libraries included."
     )
     data = {"turns": samples_of(timed), "own_turns": samples_of(own), "memory_bytes": memory}

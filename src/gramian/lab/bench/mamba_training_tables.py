@@ -17,6 +17,7 @@ from torch import Tensor
 from gramian.compression.cuts import compress_
 from gramian.compression.policies import Rank
 from gramian.lab.bench import mamba_contestants as contestants
+from gramian.lab.bench.kernel_tables import OURS_ALONE, own_section
 from gramian.lab.bench.mamba_tables import SETTLED, conditions, samples_of
 from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import Settings, Shape
@@ -33,6 +34,7 @@ __all__ = ["mamba_training_table"]
 
 CONFIG, LENGTH, TOKENS = "text-small", 256, 256
 _FASTER = 30.0  # than mambapy, at least
+_GAIN = 2.3  # of a step by the cut, at least
 
 Builders = dict[str, Callable[[], Call]]
 
@@ -84,6 +86,11 @@ def training_builders(settings: Settings) -> Builders:
     }
 
 
+def own_training_builders(settings: Settings) -> Builders:
+    """Our training steps before and after the cut."""
+    return {name: build for name, build in training_builders(settings).items() if name.startswith("gramian")}
+
+
 def _seconds_of_a_cut(settings: Settings, rounds: int) -> list[float]:
     """Calibration, ranking and surgery, of fresh models."""
     config, shape, cut = _job(settings)
@@ -107,7 +114,8 @@ def mamba_training_table(settings: Settings) -> Result:
     assert config.compress.schedule.at is not None
     steps, at = config.train.steps, config.compress.schedule.at[0]
     cuts = _seconds_of_a_cut(settings, settings.rounds)
-    timed = conditions(training_builders, settings)
+    timed, own = conditions(training_builders, settings), conditions(own_training_builders, settings)
+    large, small = (f"gramian, N {n}" for n in (shape.states, cut))
     targets, sections = [], []
     for ending, (turns, missing) in timed.items():
         whole = _whole(turns, shape.states, cut, steps, at, statistics.median(cuts))
@@ -115,9 +123,12 @@ def mamba_training_table(settings: Settings) -> Result:
         if rival in whole:
             ratio = Spread.of(b / a for a, b in zip(whole[mine], whole[rival], strict=True))
             targets.append(Target(f"whole training, {rival} / {mine} to {cut}{ending}", ratio, ">=", _FASTER))
+        gain = own[ending][0].ratio(large, small)
+        targets.append(Target(f"training step, {large} / N {cut}{ending}", gain, ">=", _GAIN))
         rows = [(name, turns.spread(name).times(1e3)) for name in turns.samples]
         rows += [(name, f"not run: {reason}") for name, reason in missing.items()]
         sections.append(Section(f"Training step{ending}", ("contestant", "ms"), rows))
+        sections.append(own_section(own[ending][0], small, "training step, ms", ending))
         totals = [(name, str(Spread.of(values))) for name, values in whole.items()]
         sections.append(Section(f"Whole training{ending}", ("contestant", "seconds, from those of its steps"), totals))
     sections.append(Section("The cut", ("of", "seconds"), [(f"{shape.blocks} layers", str(Spread.of(cuts)))]))
@@ -127,9 +138,10 @@ def mamba_training_table(settings: Settings) -> Result:
         "its calibration, and the others at the small size. Bytes are random here: they cost the same. Validation, "
         "the same for all, is not counted."
     )
-    data = {"turns": samples_of(timed), "cut_seconds": cuts, "steps": steps, "cut_at": at}
+    data = {"turns": samples_of(timed), "own_turns": samples_of(own), "cut_seconds": cuts, "steps": steps, "cut_at": at}
     where = str(replace(shape, states=0)).replace(", N 0", "")
-    return Result([targets_section(targets), *sections], (note, SETTLED, AS_IT_COMES), data, where, "float32")
+    notes = (note, OURS_ALONE, SETTLED, AS_IT_COMES)
+    return Result([targets_section(targets), *sections], notes, data, where, "float32")
 
 
 def _whole(turns: Turns, states: int, cut: int, steps: int, at: int, seconds: float) -> dict[str, list[float]]:
