@@ -145,11 +145,14 @@ def test_half_precision_is_computed_in_float32() -> None:
     torch.testing.assert_close(y, wide.bfloat16())
 
 
-def test_the_operators_pass_the_checks_of_torch() -> None:
+@pytest.mark.parametrize("stateful", [True, False])
+@pytest.mark.parametrize("final", [True, False])
+def test_the_operators_pass_the_checks_of_torch(stateful: bool, final: bool) -> None:
     tensors = tuple(t.requires_grad_() for t in random_matrix_recurrence((2, 5, 4, 3, 2, 4)))
     torch.library.opcheck(torch.ops.gramian.ssd_chunked.default, (*tensors, 3))
+    given = tensors if stateful else (*tensors[:4], None)
     dt, D = torch.rand(2, 5, 4, dtype=torch.float64), torch.rand(4, dtype=torch.float64)
-    torch.library.opcheck(torch.ops.gramian.ssd.default, (*tensors, dt.requires_grad_(), D.requires_grad_(), 3))
+    torch.library.opcheck(torch.ops.gramian.ssd.default, (*given, dt.requires_grad_(), D.requires_grad_(), 3, final))
 
 
 @pytest.mark.parametrize("backend", FAST)

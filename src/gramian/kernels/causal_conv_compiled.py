@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn.functional import pad
 
 from gramian.kernels.causal_conv_native import TAPS, backward_entry, forward_entry
-from gramian.kernels.native import launch
 from gramian.kernels.operators import operator
+from gramian.kernels.stages import Stage, launch_stages
 
-__all__ = ["causal_conv1d_compiled"]
+__all__ = ["backward_stage", "causal_conv1d_compiled", "forward_stage"]
 
 _BYTES = 64  # of a vector
 _TASKS = 16  # at least, where that leaves each of them as many tiles of channels as this:
@@ -63,11 +63,42 @@ def _strip(x: Tensor) -> tuple[int, int, int]:
     return x.data_ptr(), x.stride(0), x.stride(1)
 
 
+def forward_stage(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool, y: Tensor) -> Stage:
+    """What fills `y`, contiguous, for x whose columns lie side by side."""
+    sizes = _Sizes(x, weight)
+    args = (*sizes.head, int(silu), *_strip(x), *sizes.coefficients(x, weight, bias, state), y)
+    return Stage(forward_entry, sizes.splits, args)
+
+
+class Sums(NamedTuple):
+    """What is left of a sequence by the backward pass: gradients for the inputs before it, and for the coefficients."""
+
+    state: Tensor
+    coefficients: Tensor
+
+    def totals(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of weight and bias."""
+        channels, width = weight.shape
+        total = self.coefficients.sum(0)[:, :channels]
+        return total[TAPS - width : TAPS].mT.contiguous(), total[TAPS].clone()
+
+
+def backward_stage(
+    g: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool, g_x: Tensor
+) -> tuple[Stage, Sums]:
+    """What fills `g_x` and the sums; columns of g, x and g_x lie side by side."""
+    sizes = _Sizes(x, weight)
+    line = sizes.tiles * sizes.lanes
+    sums = Sums(x.new_empty(sizes.batch, TAPS - 1, line), x.new_empty(sizes.batch, TAPS + 1, line))
+    tensors = sizes.coefficients(x, weight, bias, state)
+    args = (*sizes.head, int(silu), *_strip(x), *tensors, *_strip(g), *_strip(g_x), *sums)
+    return Stage(backward_entry, sizes.splits, args), sums
+
+
 @operator("causal_conv1d", cpu_only=True)
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
-    sizes, x, y = _Sizes(x, weight), _rows(x), x.new_empty(x.shape)
-    tensors = (*sizes.coefficients(x, weight, bias, state), y)
-    launch(forward_entry, sizes.batch * sizes.splits, x.dtype, *sizes.head, int(silu), *_strip(x), *tensors)
+    x, y = _rows(x), x.new_empty(x.shape)
+    launch_stages([forward_stage(x, weight, bias, state, silu, y)], len(x), x.dtype)
     return y
 
 
@@ -81,15 +112,11 @@ def _conv_backward(
     g: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients for x, weight, bias and state."""
-    sizes, x, g = _Sizes(x, weight), _rows(x), _rows(g)
-    tensors = sizes.coefficients(x, weight, bias, state)
-    g_x, g_state = x.new_empty(x.shape), x.new_empty(tensors[0].shape)
-    sums = x.new_empty(sizes.batch, TAPS + 1, sizes.tiles * sizes.lanes)
-    tasks, results = sizes.batch * sizes.splits, (g_x, g_state, sums)
-    launch(backward_entry, tasks, x.dtype, *sizes.head, int(silu), *_strip(x), *tensors, *_strip(g), *results)
-    total, unused = sums.sum(0)[:, : sizes.channels], TAPS - sizes.width
-    g_weight, g_bias = total[unused:TAPS].mT.contiguous(), total[TAPS].clone()
-    return g_x, g_weight, g_bias, g_state[:, unused:, : sizes.channels].contiguous()
+    x, g, g_x = _rows(x), _rows(g), x.new_empty(x.shape)
+    stage, sums = backward_stage(g, x, weight, bias, state, silu, g_x)
+    launch_stages([stage], len(x), x.dtype)
+    g_state = sums.state[:, TAPS - weight.shape[1] :, : x.shape[2]].contiguous()
+    return g_x, *sums.totals(weight), g_state
 
 
 @_conv_backward.register_fake

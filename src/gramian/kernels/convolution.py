@@ -94,13 +94,12 @@ def _(g: Tensor, spectrum: Tensor, response: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
     ctx.save_for_backward(*output[1:])
 
 
-def _differentiate(ctx: Any, g: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
     g_u, g_K = _convolve_backward(g, *ctx.saved_tensors)
     return g_u, g_K
 
 
-_convolve.register_autograd(_differentiate, setup_context=_save)
+_convolve.register_autograd(_differentiate, setup_context=_save, results=1)

@@ -171,14 +171,13 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[2])
     ctx.stateful = inputs[5] is not None
     ctx.save_for_backward(*inputs[:5], output[2])
 
 
-def _differentiate(ctx: Any, g: Tensor, g_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, g: Tensor, g_final: Tensor) -> tuple[Tensor | None, ...]:
     *found, g_state = _direct_backward(g, g_final, *ctx.saved_tensors, ctx.stateful)
     return *found, g_state if ctx.stateful else None, None
 
 
-_direct.register_autograd(_differentiate, setup_context=_save)
+_direct.register_autograd(_differentiate, setup_context=_save, results=2)

@@ -66,12 +66,11 @@ def _(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     v, log_gate, k, q, _, ctx.T = inputs
-    ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(v, log_gate, k, q, output[2])
 
 
-def _differentiate(ctx: Any, g: Tensor, g_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, g: Tensor, g_final: Tensor) -> tuple[Tensor | None, ...]:
     return *_gated_attention_backward(g, g_final, *ctx.saved_tensors, ctx.T), None
 
 
-_gated_attention.register_autograd(_differentiate, setup_context=_save)
+_gated_attention.register_autograd(_differentiate, setup_context=_save, results=2)

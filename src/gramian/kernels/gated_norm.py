@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from gramian.errors import ShapeError
 from gramian.kernels import gated_norm_native as native
-from gramian.kernels.native import launch
 from gramian.kernels.operators import operator
+from gramian.kernels.stages import Stage, launch_stages
 
-__all__ = ["gated_rms_norm", "gated_rms_norm_in_torch"]
+__all__ = ["Normalisation", "backward_stage", "forward_stage", "gated_rms_norm", "gated_rms_norm_in_torch"]
 
 
 def gated_rms_norm(
@@ -72,8 +72,46 @@ def _rows(m: Tensor) -> Tensor:
     return m if apart or m.is_contiguous() else m.contiguous()
 
 
-def _sizes(y: Tensor, z: Tensor, groups: int, gate_first: bool) -> tuple[int, ...]:
-    return *y.shape, groups, int(gate_first), y.stride(0), z.stride(0), y.data_ptr(), z.data_ptr()
+class Normalisation(NamedTuple):
+    """How rows are normalised; tasks keep to `length` rows each of a sequence."""
+
+    groups: int
+    gate_first: bool
+    length: int
+
+    def tasks(self) -> int:
+        """Of a sequence."""
+        return -(-self.length // native.ROWS)
+
+    def sizes(self, y: Tensor, z: Tensor) -> tuple[int, ...]:
+        """What a task wants first, for matrices y and z, with their addresses."""
+        rows, channels = y.shape
+        places = y.stride(0), z.stride(0), y.data_ptr(), z.data_ptr()
+        return rows, self.length, channels, self.groups, int(self.gate_first), *places
+
+
+def forward_stage(
+    y: Tensor, z: Tensor, weight: Tensor, out: Tensor, scales: Tensor, how: Normalisation, eps: float
+) -> Stage:
+    """What fills `out` and `scales`, contiguous, for matrices y and z with contiguous rows."""
+    args = (*how.sizes(y, z), weight, y.new_full((1,), eps), out, scales)
+    return Stage(native.forward_entry, how.tasks(), args)
+
+
+def backward_stage(
+    g: Tensor,
+    y: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    scales: Tensor,
+    g_y: Tensor,
+    g_z: Tensor,
+    sums: Tensor,
+    how: Normalisation,
+) -> Stage:
+    """What fills `g_y`, contiguous, and `g_z`, a matrix with contiguous rows, and a row of `sums` for every task."""
+    args = (*how.sizes(y, z), weight, scales, g, g_y, sums, g_z.stride(0), g_z.data_ptr())
+    return Stage(native.backward_entry, how.tasks(), args)
 
 
 @operator("gated_rms_norm", cpu_only=True)
@@ -83,8 +121,8 @@ def _gated_rms_norm(
     out, scales = torch.empty_like(y, memory_format=torch.contiguous_format), y.new_empty(*y.shape[:-1], groups)
     if y.numel():
         y, z, weight = _rows(y), _rows(z), weight.contiguous()
-        tasks, sizes = -(-len(y) // native.ROWS), _sizes(y, z, groups, gate_first)
-        launch(native.forward_entry, tasks, y.dtype, *sizes, weight, y.new_full((1,), eps), out, scales)
+        how = Normalisation(groups, gate_first, len(y))
+        launch_stages([forward_stage(y, z, weight, out, scales, how, eps)], 1, y.dtype)
     return out, scales
 
 
@@ -101,9 +139,10 @@ def _gated_rms_norm_backward(
     if y.numel() == 0:
         return g_y, g_z, torch.zeros_like(weight)
     g, y, z, weight = g.contiguous(), _rows(y), _rows(z), weight.contiguous()
-    tasks, sizes = -(-len(y) // native.ROWS), _sizes(y, z, groups, gate_first)
-    sums = y.new_empty(tasks, len(weight))
-    launch(native.backward_entry, tasks, y.dtype, *sizes, weight, scales, g, g_y, g_z, sums, tasks)
+    how = Normalisation(groups, gate_first, len(y))
+    sums = y.new_empty(how.tasks(), len(weight))
+    stage = backward_stage(g, y, z, weight, scales, g_y, g_z.flatten(0, -2), sums, how)
+    launch_stages([stage], 1, y.dtype)
     return g_y, g_z, sums.sum(0)
 
 
@@ -116,11 +155,11 @@ def _(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     y, z, weight, ctx.groups, ctx.gate_first, _ = inputs
-    ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(y, z, weight, output[1])
 
 
 _gated_rms_norm.register_autograd(
-    lambda ctx, g, _: (*_gated_rms_norm_backward(g, *ctx.saved_tensors, ctx.groups, ctx.gate_first), None, None, None),
+    lambda ctx, g: (*_gated_rms_norm_backward(g, *ctx.saved_tensors, ctx.groups, ctx.gate_first), None, None, None),
     setup_context=_save,
+    results=1,
 )

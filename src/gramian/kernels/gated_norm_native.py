@@ -1,7 +1,7 @@
 """Gated root mean square normalisation, a row at a time: twice through a row that stays in the first cache.
 
-Tasks are pieces of rows; each leaves its own sum for the gradient of the weight. Rows of values and gates may be
-columns of larger matrices.
+Tasks are blocks of rows of one sequence; each leaves its own sum for the gradient of the weight. Rows of values and
+gates, and of the gates' gradients, may be columns of larger matrices.
 """
 
 from __future__ import annotations
@@ -40,20 +40,24 @@ def _forward_group(y, i, z, j, weight, o, size, out, k, eps, first, real):  # ty
 
 
 @compiled
-def _backward_group(y, i, z, j, g, k, weight, o, size, scale, g_y, g_z, g_w, first, real):  # type: ignore[no-untyped-def]
-    """Gradients for one group of one row, with ``n`` what is normalised: once for ``<dn, n>``, and once for all."""
+def _backward_group(y, i, z, j, g, k, weight, o, size, scale, g_y, g_z, n, g_w, first, real):  # type: ignore[no-untyped-def]
+    """Gradients for one group of one row, with ``v`` what is normalised: once for ``<dv, v>``, and once for all.
+
+    In between, the gradient of the gates holds their logistic function.
+    """
     W, s = lanes(real), splat(real)
     for c in range(0, size, W):
         v, gate = load(y, i + c, i + size), load(z, j + c, j + size)
-        silu = gate * logistic(gate)
+        sigma = logistic(gate)
+        store(g_z, n + c, n + size, sigma)
         d = load(g, k + c, k + size)
-        gated = v * silu
+        gated = v * gate * sigma
         store(g_w, o + c, o + size, load(g_w, o + c, o + size) + d * gated * scale)
         s = s + d * gated * load(weight, o + c, o + size)
     mean = total(s) * scale * scale / size
     for c in range(0, size, W):
         v, gate = load(y, i + c, i + size), load(z, j + c, j + size)
-        sigma = logistic(gate)
+        sigma = load(g_z, n + c, n + size)
         silu, slope = gate * sigma, sigma + gate * sigma * (1.0 - sigma)
         d = load(g, k + c, k + size) * load(weight, o + c, o + size) * scale
         if first:
@@ -62,17 +66,26 @@ def _backward_group(y, i, z, j, g, k, weight, o, size, scale, g_y, g_z, g_w, fir
         else:
             d_y, d_z = d * silu - v * (mean * scale), d * v * slope
         store(g_y, k + c, k + size, d_y)
-        store(g_z, k + c, k + size, d_z)
+        store(g_z, n + c, n + size, d_z)
+
+
+@compiled
+def _block(index, length):  # type: ignore[no-untyped-def]
+    """The first row of a task, and behind its last one."""
+    each = -(-length // ROWS)
+    first = index // each * length
+    start = first + index % each * ROWS
+    return start, min(start + ROWS, first + length)
 
 
 @compiled
 def _forward(index, args, real):  # type: ignore[no-untyped-def]
-    rows, channels, groups, first, y_row, z_row = args[0], args[1], args[2], args[3], args[4], args[5]
-    y, z = array(args[6], rows * y_row, real), array(args[7], rows * z_row, real)
-    weight, eps = array(args[8], channels, real), array(args[9], 1, real)[0]
-    out, scales = array(args[10], rows * channels, real), array(args[11], rows * groups, real)
-    size = channels // groups
-    for r in range(index * ROWS, min(index * ROWS + ROWS, rows)):
+    rows, length, channels, groups, first, y_row, z_row = args[0], args[1], args[2], args[3], args[4], args[5], args[6]
+    y, z = array(args[7], rows * y_row, real), array(args[8], rows * z_row, real)
+    weight, eps = array(args[9], channels, real), array(args[10], 1, real)[0]
+    out, scales = array(args[11], rows * channels, real), array(args[12], rows * groups, real)
+    size, (start, stop) = channels // groups, _block(index, length)
+    for r in range(start, stop):
         for q in range(groups):
             o = q * size
             scales[r * groups + q] = _forward_group(
@@ -82,22 +95,21 @@ def _forward(index, args, real):  # type: ignore[no-untyped-def]
 
 @compiled
 def _backward(index, args, real):  # type: ignore[no-untyped-def]
-    rows, channels, groups, first, y_row, z_row = args[0], args[1], args[2], args[3], args[4], args[5]
-    y, z = array(args[6], rows * y_row, real), array(args[7], rows * z_row, real)
-    weight, scales = array(args[8], channels, real), array(args[9], rows * groups, real)
-    g, g_y = array(args[10], rows * channels, real), array(args[11], rows * channels, real)
-    g_z = array(args[12], rows * channels, real)
-    g_w = array(args[13], (args[14], channels), real)[index]
-    size = channels // groups
+    rows, length, channels, groups, first, y_row, z_row = args[0], args[1], args[2], args[3], args[4], args[5], args[6]
+    y, z = array(args[7], rows * y_row, real), array(args[8], rows * z_row, real)
+    weight, scales = array(args[9], channels, real), array(args[10], rows * groups, real)
+    g, g_y = array(args[11], rows * channels, real), array(args[12], rows * channels, real)
+    g_w = array(args[13], (index + 1, channels), real)[index]
+    g_z_row, g_z = args[14], array(args[15], rows * args[14], real)
+    size, (start, stop) = channels // groups, _block(index, length)
     for c in range(0, channels, lanes(real)):
         store(g_w, c, channels, splat(real))
-    for r in range(index * ROWS, min(index * ROWS + ROWS, rows)):
+    for r in range(start, stop):
         for q in range(groups):
             o = q * size
-            k, scale = r * channels + o, scales[r * groups + q]
-            _backward_group(
-                y, r * y_row + o, z, r * z_row + o, g, k, weight, o, size, scale, g_y, g_z, g_w, first, real
-            )
+            i, j, k, n = r * y_row + o, r * z_row + o, r * channels + o, r * g_z_row + o
+            scale = scales[r * groups + q]
+            _backward_group(y, i, z, j, g, k, weight, o, size, scale, g_y, g_z, n, g_w, first, real)
 
 
 @entry

@@ -18,7 +18,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -34,15 +34,39 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 from torch import Tensor
 
-__all__ = ["HEAD", "Entry", "array", "bits", "compiled", "entry", "launch", "openmp", "run", "run_as"]
+__all__ = [
+    "BLOCK",
+    "HEAD",
+    "WORKER",
+    "Entry",
+    "array",
+    "bits",
+    "compiled",
+    "entry",
+    "inlined",
+    "is_double",
+    "launch",
+    "openmp",
+    "run",
+    "run_as",
+    "run_on_threads",
+    "run_with_workspace",
+    "values_of",
+    "worth_threads",
+]
 
 HEAD = 2  # integers before a task's own arguments: address of the task counter, number of tasks
-_ARGUMENTS = 61  # at most, of a task's own
+_ARGUMENTS = 60  # at most, of a task's own
+WORKER = HEAD + _ARGUMENTS  # where workers count themselves
+BLOCK = WORKER + 2  # integers in all; the last one is the counter of tasks
 _WORTH_THREADS = 4096  # numbers in the largest tensor
 
 # Fused multiply-adds and reciprocals are welcome. Sums keep their order: reassociation breaks the polynomials of exp
 # and makes results depend on how a loop was vectorised. NaN and infinity keep their meaning.
 compiled = numba.njit(error_model="numpy", fastmath={"contract", "arcp", "nsz"})
+
+inlined = numba.njit(error_model="numpy", fastmath={"contract", "arcp", "nsz"}, inline="always")
+"""As `compiled`, and part of whoever calls it: for inner loops that use many vectors, which a call would spill."""
 
 
 @intrinsic
@@ -151,6 +175,23 @@ def run(task, data):  # type: ignore[no-untyped-def]
     run_as(task, data, _zero(data))
 
 
+@numba.njit(error_model="numpy", inline="always")
+def run_with_workspace(task, data):  # type: ignore[no-untyped-def]
+    """`run` for ``task(index, worker, args, real)``: no two tasks of one worker run at a time, so that a workspace for
+    each of them is enough, and stays in the caches. Workers count from 0, and are as many as threads at the most."""
+    head = array(_address(data), HEAD, 0)
+    args = array(_address(data) + 8 * HEAD, _ARGUMENTS, 0)
+    mode = _float_mode()
+    _set_float_mode(mode | np.int32(_FLUSH))
+    worker = _next_task(_address(data) + 8 * WORKER)
+    while True:
+        index = _next_task(head[0])
+        if index >= head[1]:
+            break
+        task(index, worker, args, _zero(data))
+    _set_float_mode(mode)
+
+
 _Native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
@@ -210,15 +251,28 @@ def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: int | Tensor) -
     args
         Sizes, `bits` of numbers, and tensors. Tensors must be on the CPU and contiguous; the caller keeps them alive.
     """
+    data = (ctypes.c_int64 * BLOCK)(0, tasks, *values_of(args))
+    address = ctypes.addressof(data)
+    data[0] = address + 8 * (BLOCK - 1)  # the counter is the last integer, and starts at zero
+    workers = min(tasks, torch.get_num_threads()) if worth_threads(args) else 1
+    run_on_threads(kernel, dtype, address, workers)
+
+
+def values_of(args: Sequence[int | Tensor]) -> list[int]:
+    """Arguments as a task finds them: tensors by their addresses."""
     assert len(args) <= _ARGUMENTS
     assert all(not isinstance(t, Tensor) or (t.is_contiguous() and t.device.type == "cpu") for t in args)
-    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in args]
-    largest = max((a.numel() for a in args if isinstance(a, Tensor)), default=0)
-    data = (ctypes.c_int64 * (HEAD + _ARGUMENTS + 1))(0, tasks, *values)
-    address = ctypes.addressof(data)
-    data[0] = address + 8 * (HEAD + _ARGUMENTS)  # the counter is the last integer, and starts at zero
-    workers = min(tasks, torch.get_num_threads()) if largest >= _WORTH_THREADS else 1
-    code, call = kernel.native(dtype not in (torch.float32, torch.complex64))
+    return [a.data_ptr() if isinstance(a, Tensor) else a for a in args]
+
+
+def worth_threads(args: Iterable[int | Tensor]) -> bool:
+    """Whether one of the tensors is large enough to wake a thread for it."""
+    return max((a.numel() for a in args if isinstance(a, Tensor)), default=0) >= _WORTH_THREADS
+
+
+def run_on_threads(kernel: Entry, dtype: torch.dtype, address: int, workers: int) -> None:
+    """Let so many threads take tasks, as the block of integers at `address` says."""
+    code, call = kernel.native(is_double(dtype))
     if workers <= 1:
         call(address)
     elif (parallel := openmp()) is not None:
@@ -227,3 +281,8 @@ def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: int | Tensor) -
         with ThreadPoolExecutor(workers) as pool:
             for done in [pool.submit(call, address) for _ in range(workers)]:
                 done.result()
+
+
+def is_double(dtype: torch.dtype) -> bool:
+    """Whether a kernel computes in float64 for tensors of this type."""
+    return dtype not in (torch.float32, torch.complex64)

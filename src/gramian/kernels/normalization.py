@@ -104,11 +104,10 @@ def _(g: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tenso
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
     ctx.eps = inputs[1]
     ctx.save_for_backward(inputs[0], *output[1:])
 
 
 _normalize.register_autograd(
-    lambda ctx, g, *_: (_normalize_backward(g, *ctx.saved_tensors, ctx.eps), None), setup_context=_save
+    lambda ctx, g: (_normalize_backward(g, *ctx.saved_tensors, ctx.eps), None), setup_context=_save, results=1
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 __all__ = ["Operator", "operator"]
 
@@ -34,9 +35,28 @@ class Operator:
         torch.library.register_fake(f"gramian::{self.name}", function, lib=_LIBRARY)
         return function
 
-    def register_autograd(self, backward: Callable[..., Any], *, setup_context: Callable[..., Any]) -> None:
-        """The gradient, as for `torch.library.register_autograd`."""
-        torch.library.register_autograd(f"gramian::{self.name}", backward, setup_context=setup_context, lib=_LIBRARY)
+    def register_autograd(
+        self, backward: Callable[..., Any], *, setup_context: Callable[..., Any], results: int | None = None
+    ) -> None:
+        """The gradient, as for `torch.library.register_autograd`, of the first so many outputs, or all of them.
+
+        Those behind are kept for the backward pass, and are often large: `backward` is given no gradients of them,
+        where torch would fill as many numbers with zeros. For others that are None it gets zeros.
+        """
+
+        def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            outputs = output if isinstance(output, tuple) else (output,)
+            kept = len(outputs) if results is None else results
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*outputs[kept:])
+            ctx.outputs = [(o.shape, {"dtype": o.dtype, "device": o.device}) for o in outputs[:kept]]
+            setup_context(ctx, inputs, output)
+
+        def differentiate(ctx: Any, *grads: Tensor | None) -> Any:
+            pairs = zip(grads, ctx.outputs, strict=False)
+            return backward(ctx, *(torch.zeros(size, **kind) if g is None else g for g, (size, kind) in pairs))
+
+        torch.library.register_autograd(f"gramian::{self.name}", differentiate, setup_context=save, lib=_LIBRARY)
 
 
 def operator(name: str, *, cpu_only: bool = False) -> Callable[[Callable[..., Any]], Operator]:

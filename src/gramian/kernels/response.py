@@ -213,14 +213,13 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(inputs[2], inputs[3], output[2])
     ctx.sizes = inputs[4:]
 
 
-def _differentiate(ctx: Any, g_late: Tensor, g_early: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, g_late: Tensor, g_early: Tensor) -> tuple[Tensor | None, ...]:
     g_B, g_C, g_log = _factors_backward(g_late, g_early, *ctx.saved_tensors, *ctx.sizes)
     return -g_log[:, 0], g_log[:, 1], g_B, g_C, None, None
 
 
-_factors.register_autograd(_differentiate, setup_context=_save)
+_factors.register_autograd(_differentiate, setup_context=_save, results=2)

@@ -88,8 +88,9 @@ def _(g: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> tuple[Tensor, Ten
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*inputs[:2], output[1])
 
 
-_rms_norm.register_autograd(lambda ctx, g, _: (*_rms_norm_backward(g, *ctx.saved_tensors), None), setup_context=_save)
+_rms_norm.register_autograd(
+    lambda ctx, g: (*_rms_norm_backward(g, *ctx.saved_tensors), None), setup_context=_save, results=1
+)

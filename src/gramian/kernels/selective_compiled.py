@@ -231,15 +231,14 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, state, ctx.softplus, _, _ = inputs
     ctx.stateful = state is not None
-    ctx.mark_non_differentiable(*output[2:])
     ctx.save_for_backward(*tensors, *output[2:])
 
 
-def _differentiate(ctx: Any, g: Tensor, g_final: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, g: Tensor, g_final: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, states, plain = ctx.saved_tensors
     found = _scan_backward(g, g_final, *tensors, states, plain, ctx.softplus, ctx.stateful)
     wanted = (*(t is not None for t in tensors), ctx.stateful)
     return *(t if want else None for t, want in zip(found, wanted, strict=True)), None, None, None
 
 
-_scan.register_autograd(_differentiate, setup_context=_save)
+_scan.register_autograd(_differentiate, setup_context=_save, results=2)

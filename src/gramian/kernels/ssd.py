@@ -13,7 +13,7 @@ from gramian.kernels.ssd_compiled import ssd_compiled
 from gramian.kernels.ssd_recomputed import ssd_recomputed
 from gramian.kernels.ssd_reference import ssd_by_steps
 
-__all__ = ["SSD_BACKENDS", "ssd"]
+__all__ = ["SSD_BACKENDS", "chunk_length", "ssd"]
 
 SSD_BACKENDS = ("numba", "chunked", "torch", "reference")
 
@@ -81,15 +81,15 @@ def ssd(
     name, (batch, length, heads, P), dtype = ssd_backend(backend, x.device), x.shape, x.dtype
     given = [t for t in (x, log_decay, B, C, state, dt, D) if t is not None]
     wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
-    if state is None:
-        state = x.new_zeros(batch, heads, P, B.shape[3], dtype=wide)
-    x, log_decay, B, C, state = (t.to(wide) for t in (x, log_decay, B, C, state))
-    T = max(1, min(length, chunk or _chunk_length(name, B.shape[3])))
+    x, log_decay, B, C = (t.to(wide) for t in (x, log_decay, B, C))
+    state = None if state is None else state.to(wide)
+    T = max(1, min(length, chunk or chunk_length(name, B.shape[3])))
     if name == "numba" and x.numel() and B.numel():
         dt = x.new_ones(batch, length, heads) if dt is None else dt.to(wide)
         D = x.new_zeros(heads) if D is None else D.to(wide)
-        y, final = ssd_compiled(x, log_decay, B, C, state, dt, D, T)
+        y, final = ssd_compiled(x, log_decay, B, C, state, dt, D, T, final_state)
     else:
+        state = x.new_zeros(batch, heads, P, B.shape[3]) if state is None else state
         values = x if dt is None else x * dt.to(wide)[..., None]
         y, final = _in_torch(name, values, log_decay, B, C, state, T)
         y = y if D is None else torch.addcmul(y, D.to(wide)[:, None], x)
@@ -120,7 +120,7 @@ def ssd_backend(name: str, device: torch.device) -> str:
     return name
 
 
-def _chunk_length(backend: str, order: int) -> int:
+def chunk_length(backend: str, order: int) -> int:
     """A step costs about ``T P + T N + 2 N P`` multiply-adds, a chunk ``N P`` numbers to be kept, and short products
     are slow ones; measured with P = 64."""
     return 32 if order <= (64 if backend == "numba" else 32) else 64

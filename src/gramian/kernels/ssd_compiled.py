@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gramian.kernels import ssd_native as native
-from gramian.kernels.native import launch
 from gramian.kernels.operators import operator
 from gramian.kernels.ssd_workspace import Sizes, backward_room, forward_room
+from gramian.kernels.stages import Stage, launch_stages
 
-__all__ = ["ssd_compiled", "work_sizes"]
+__all__ = [
+    "Gradients",
+    "backward_stages",
+    "distance",
+    "forward_stages",
+    "ssd_compiled",
+    "states_before_chunks",
+    "work_sizes",
+]
 
 _WIDTH = 16  # blocks are multiples of it, which are whole vectors of float32 and of float64
-_TASKS, _EACH = 16, 4  # enough to balance threads, and heads whose states fit in a cache together
+_TASKS, _EACH = 8, 4  # enough to balance threads, and heads whose states fit in a cache together
 
 
 def work_sizes(x: Tensor, B: Tensor, T: int) -> Sizes:
@@ -28,41 +36,152 @@ def work_sizes(x: Tensor, B: Tensor, T: int) -> Sizes:
 
 
 def ssd_compiled(
-    x: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, dt: Tensor, D: Tensor, T: int
-) -> tuple[Tensor, Tensor]:
+    x: Tensor,
+    log_decay: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor | None,
+    dt: Tensor,
+    D: Tensor,
+    T: int,
+    final_state: bool,
+) -> tuple[Tensor, Tensor | None]:
     """Outputs and final state by chunks of T steps; shapes as in `gramian.kernels.ssd`."""
-    y, final, _ = _ssd(x, log_decay, B, C, state, dt, D, T)
-    return y, final
+    y, final, _ = _ssd(x, log_decay, B, C, state, dt, D, T, final_state)
+    return y, final if final_state else None
+
+
+def distance(x: Tensor) -> int:
+    """From step to step of ``(batch, L, ...)``; torch may say anything of an axis of length one."""
+    return x.stride(0) if x.shape[1] == 1 else x.stride(1)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """x with one distance from step to step, and what belongs to a step side by side; copied where it is not so."""
-    (_, length, _, P), (batch_step, step, head, one) = x.shape, x.stride()
-    apart = one == 1 and head == P and batch_step == length * step
-    return x if apart else x.contiguous()
+    """``(batch, L, ...)`` with one distance from step to step, and what belongs to a step side by side; copied where it
+    is not so."""
+    step, inner = distance(x), x[0, 0].numel()
+    packed = x[0, 0].is_contiguous() and step >= inner and (len(x) == 1 or x.stride(0) == x.shape[1] * step)
+    return x if packed else x.contiguous()
+
+
+def _keys(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for keys and queries, with the same distance for both."""
+    B, C = _rows(B), _rows(C)
+    return (B, C) if distance(B) == distance(C) else (B.contiguous(), C.contiguous())
+
+
+def _workspace(x: Tensor, tasks: int, size: int) -> Tensor:
+    """Memory for every worker there can be."""
+    return x.new_empty(min(tasks, torch.get_num_threads()), size)
+
+
+def forward_stages(
+    x: Tensor,
+    B: Tensor,
+    C: Tensor,
+    y: Tensor,
+    log_decay: Tensor,
+    dt: Tensor,
+    D: Tensor,
+    before: Tensor,
+    T: int,
+    state: Tensor | None = None,
+) -> list[Stage]:
+    """What computes y and the states `before` chunks, a piece a sequence, for tensors that lie as the kernel wants them:
+    x, and B and C, have their own distances from step to step, everything else is contiguous."""
+    z = work_sizes(x, B, T)
+    each, rows = z.groups * z.parts, (distance(x), distance(B))
+    work = _workspace(x, z.batch * each, forward_room.py_func(z).size)
+    tensors = (y, log_decay, dt, D, before, work, 0 if state is None else state)
+    places = (t.data_ptr() for t in (x, B, C))
+    return [Stage(native.forward_entry, each, (*z, *rows, *places, *tensors))]
+
+
+class Gradients(NamedTuple):
+    """Those of x, B and C, with their own distances from step to step (B's and C's is the same), and contiguous ones; of
+    D for each sequence."""
+
+    x: Tensor
+    B: Tensor
+    C: Tensor
+    log_decay: Tensor
+    dt: Tensor
+    D: Tensor
+
+
+def backward_stages(
+    g_y: Tensor,
+    x: Tensor,
+    B: Tensor,
+    C: Tensor,
+    log_decay: Tensor,
+    dt: Tensor,
+    D: Tensor,
+    before: Tensor,
+    grads: Gradients,
+    T: int,
+    g_final: Tensor | None = None,
+    g_state: Tensor | None = None,
+) -> list[Stage]:
+    """What fills `grads`, and `g_state` if it is wanted."""
+    z = work_sizes(x, B, T)
+    each = z.groups * z.parts
+    work = _workspace(x, z.batch * each, backward_room.py_func(z).size)
+    parts = [x.new_empty(z.parts, *B.shape) for _ in range(2 if z.parts > 1 else 0)]
+    g_B, g_C = parts or (grads.B, grads.C)
+    rows = distance(x), distance(B), distance(grads.x), z.groups * z.N if parts else distance(grads.B)
+    places = (t.data_ptr() for t in (x, B, C, grads.x, g_B, g_C))
+    tensors = (g_y, log_decay, dt, D, grads.log_decay, grads.dt, grads.D, before, work)
+    ends = (0 if t is None else t for t in (g_final, g_state))
+    stages = [Stage(native.backward_entry, each, (*z, *rows, *places, *tensors, *ends))]
+    for part, whole in zip(parts, (grads.B, grads.C) if parts else (), strict=True):
+        sizes = z.batch, z.L, z.groups * z.N, z.parts, distance(whole)
+        stages.append(Stage(native.fold_entry, 1, (*sizes, part, whole.data_ptr())))
+    return stages
+
+
+def states_before_chunks(x: Tensor, B: Tensor, T: int) -> Tensor:
+    """Room for the states before every chunk and after the last one."""
+    batch, length, heads, P = x.shape
+    return x.new_empty(batch, heads, -(-length // T) + 1, B.shape[3], P)
 
 
 @operator("ssd", cpu_only=True)
 def _ssd(
-    x: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, dt: Tensor, D: Tensor, T: int
+    x: Tensor,
+    log_decay: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor | None,
+    dt: Tensor,
+    D: Tensor,
+    T: int,
+    final_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x, z = _rows(x), work_sizes(x, B, T)
-    log_decay, B, C, first, dt, D = (t.contiguous() for t in (log_decay, B, C, state.mT, dt, D))
-    y, before = x.new_empty(x.shape), x.new_empty(z.batch, z.heads, z.chunks + 1, z.N, z.P)
-    tasks = z.batch * z.groups * z.parts
-    room = x.new_empty(tasks, forward_room.py_func(z).size)
-    tensors = (y, log_decay, dt, D, B, C, first, before, room)
-    launch(native.forward_entry, tasks, x.dtype, *z, x.stride(1), x.data_ptr(), *tensors)
-    return y, before[:, :, -1].mT.contiguous(), before
+    """Output, final state (empty if not wanted), and the states before chunks for the backward pass."""
+    x, (B, C) = _rows(x), _keys(B, C)
+    log_decay, dt, D = (t.contiguous() for t in (log_decay, dt, D))
+    y, before = x.new_empty(x.shape), states_before_chunks(x, B, T)
+    first = None if state is None else state.mT.contiguous()
+    launch_stages(forward_stages(x, B, C, y, log_decay, dt, D, before, T, first), len(x), x.dtype)
+    return y, before[:, :, -1].mT.contiguous() if final_state else x.new_empty(0), before
 
 
 @_ssd.register_fake
 def _(
-    x: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, state: Tensor, dt: Tensor, D: Tensor, T: int
+    x: Tensor,
+    log_decay: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor | None,
+    dt: Tensor,
+    D: Tensor,
+    T: int,
+    final_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    (batch, length, heads, P), N = x.shape, B.shape[3]
-    before = x.new_empty(batch, heads, -(-length // T) + 1, N, P)
-    return x.new_empty(x.shape), x.new_empty(state.shape), before
+    before = states_before_chunks(x, B, T)
+    final = (*x.shape[::2], x.shape[3], B.shape[3]) if final_state else (0,)
+    return x.new_empty(x.shape), x.new_empty(final), before
 
 
 @operator("ssd_backward", cpu_only=True)
@@ -77,18 +196,18 @@ def _ssd_backward(
     D: Tensor,
     before: Tensor,
     T: int,
+    stateful: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x, z = _rows(x), work_sizes(x, B, T)
-    g_y, log_decay, B, C, dt, D = (t.contiguous() for t in (g_y, log_decay, B, C, dt, D))
-    ends = g_final.mT.clone(memory_format=torch.contiguous_format)
-    g_x, g_logs, g_dt = x.new_empty(x.shape), torch.empty_like(log_decay), torch.empty_like(dt)
-    g_B, g_C, g_D = x.new_empty(z.parts, *B.shape), x.new_empty(z.parts, *B.shape), x.new_empty(z.batch, z.heads)
-    tasks = z.batch * z.groups * z.parts
-    room = x.new_empty(tasks, backward_room.py_func(z).size)
-    tensors = (g_y, g_x, log_decay, dt, D, g_logs, g_dt, g_D, B, C, g_B, g_C, before, ends, room)
-    launch(native.backward_entry, tasks, x.dtype, *z, x.stride(1), x.data_ptr(), *tensors)
-    g_B, g_C = (m[0] if z.parts == 1 else m.sum(0) for m in (g_B, g_C))
-    return g_x, g_logs, g_B, g_C, ends.mT.contiguous(), g_dt, g_D.sum(0)
+    """Gradients for x, log_decay, B, C, the state (empty if there was none), dt and D."""
+    x, (B, C) = _rows(x), _keys(B, C)
+    g_y, log_decay, dt, D = (t.contiguous() for t in (g_y, log_decay, dt, D))
+    g_x, g_B, g_C = (x.new_empty(t.shape) for t in (x, B, C))
+    grads = Gradients(g_x, g_B, g_C, torch.empty_like(log_decay), torch.empty_like(dt), x.new_empty(len(x), len(D)))
+    ends = g_final.mT.contiguous() if g_final.numel() else None
+    firsts = before.new_empty(before[:, :, 0].shape) if stateful else None
+    launch_stages(backward_stages(g_y, x, B, C, log_decay, dt, D, before, grads, T, ends, firsts), len(x), x.dtype)
+    g_state = x.new_empty(0) if firsts is None else firsts.mT.contiguous()
+    return g_x, grads.log_decay, g_B, g_C, g_state, grads.dt, grads.D.sum(0)
 
 
 @_ssd_backward.register_fake
@@ -103,18 +222,23 @@ def _(
     D: Tensor,
     before: Tensor,
     T: int,
+    stateful: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return tuple(t.new_empty(t.shape) for t in (x, log_decay, B, C, g_final, dt, D))  # type: ignore[return-value]
+    g_state = x.new_empty((*x.shape[::2], x.shape[3], B.shape[3]) if stateful else (0,))
+    g_x, g_logs, g_B, g_C, g_dt, g_D = (t.new_empty(t.shape) for t in (x, log_decay, B, C, dt, D))
+    return g_x, g_logs, g_B, g_C, g_state, g_dt, g_D
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, log_decay, B, C, _, dt, D, ctx.T = inputs
-    ctx.mark_non_differentiable(output[2])
+    x, log_decay, B, C, state, dt, D, ctx.T, _ = inputs
+    ctx.stateful = state is not None
     ctx.save_for_backward(x, log_decay, B, C, dt, D, output[2])
 
 
-def _differentiate(ctx: Any, g_y: Tensor, g_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *_ssd_backward(g_y, g_final, *ctx.saved_tensors, ctx.T), None
+def _differentiate(ctx: Any, g_y: Tensor, g_final: Tensor) -> tuple[Tensor | None, ...]:
+    found = _ssd_backward(g_y, g_final, *ctx.saved_tensors, ctx.T, ctx.stateful)
+    g_state = found[4] if ctx.stateful else None
+    return *found[:4], g_state, *found[5:], None, None
 
 
-_ssd.register_autograd(_differentiate, setup_context=_save)
+_ssd.register_autograd(_differentiate, setup_context=_save, results=2)

@@ -9,18 +9,19 @@ states that the forward pass left before each.
 from __future__ import annotations
 
 from gramian.kernels import ssd_blocks as blocks
-from gramian.kernels.native import array, compiled, entry, run
+from gramian.kernels.native import array, compiled, entry, run, run_with_workspace
+from gramian.kernels.vector_memory import load, store
+from gramian.kernels.vectors import lanes, splat
 from gramian.kernels.ssd_workspace import backward_room, forward_room, place_of, sizes_from
 
-__all__ = ["backward_entry", "forward_entry"]
+__all__ = ["backward_entry", "fold_entry", "forward_entry"]
 
 
 @compiled
-def _share(B, C, at, count, rows, z, w, m, real):  # type: ignore[no-untyped-def]
+def _share(B, C, at, row, count, rows, z, w, m, real):  # type: ignore[no-untyped-def]
     """Keys and queries of a chunk, and their products."""
-    stride = z.groups * z.N
-    blocks.read(B, at, stride, count, z.N, w, m.keys, rows, z.Nw, real)
-    blocks.read(C, at, stride, count, z.N, w, m.queries, rows, z.Nw, real)
+    blocks.read(B, at, row, count, z.N, w, m.keys, rows, z.Nw, real)
+    blocks.read(C, at, row, count, z.N, w, m.queries, rows, z.Nw, real)
     blocks.transposed(w, m.keys, count, z.Nw, m.keys_T, z.Tw, real)
     blocks.products_lower(w, m.products, rows, z.Tw, m.queries, z.Nw, m.keys_T, real)
 
@@ -47,28 +48,40 @@ def _run_head(x, x_row, logs, dt, D, y, step, h, S, count, rows, z, w, m, real):
 
 
 @compiled
-def _forward(index, args, real):  # type: ignore[no-untyped-def]
+def _start(states, at, w, to, z, real):  # type: ignore[no-untyped-def]
+    """Fill a block with a state, or with zeros if `states` is no address."""
+    if states == 0:
+        blocks.clear(w, to, z.Nw * z.Pw, real)
+    else:
+        blocks.read(array(states, 1 << 40, real), at, z.P, z.N, z.P, w, to, z.Nw, z.Pw, real)
+
+
+@compiled
+def _forward(index, worker, args, real):  # type: ignore[no-untyped-def]
     z = sizes_from(args)
-    p, m, tasks, tokens = place_of(index, z), forward_room(z), z.batch * z.groups * z.parts, z.batch * z.L
-    x_row, x, y = args[13], array(args[14], tokens * args[13], real), array(args[15], tokens * z.heads * z.P, real)
-    logs, dt, D = (
-        array(args[16], tokens * z.heads, real),
-        array(args[17], tokens * z.heads, real),
-        array(args[18], z.heads, real),
+    p, m, tokens = place_of(index, z), forward_room(z), z.batch * z.L
+    x_row, row = args[13], args[14]
+    x, B, C = (
+        array(args[15], tokens * x_row, real),
+        array(args[16], tokens * row, real),
+        array(args[17], tokens * row, real),
     )
-    B, C = array(args[19], tokens * z.groups * z.N, real), array(args[20], tokens * z.groups * z.N, real)
-    first = array(args[21], z.batch * z.heads * z.N * z.P, real)
+    y, logs, dt = (
+        array(args[18], tokens * z.heads * z.P, real),
+        array(args[19], tokens * z.heads, real),
+        array(args[20], tokens * z.heads, real),
+    )
+    D = array(args[21], z.heads, real)
     before = array(args[22], z.batch * z.heads * (z.chunks + 1) * z.N * z.P, real)
-    w = array(args[23], (tasks, m.size), real)[index]
+    w = array(args[23], (worker + 1, m.size), real)[worker]
     state = z.N * z.P
     for h in range(p.h, p.end):
-        S = m.S + (h - p.h) * z.Nw * z.Pw
-        blocks.read(first, (p.b * z.heads + h) * state, z.P, z.N, z.P, w, S, z.Nw, z.Pw, real)
+        _start(args[24], (p.b * z.heads + h) * state, w, m.S + (h - p.h) * z.Nw * z.Pw, z, real)
     for c in range(z.chunks + 1):
         count, step = min(z.T, z.L - c * z.T), p.b * z.L + c * z.T
         rows = -(-count // 8) * 8
         if c < z.chunks:
-            _share(B, C, (step * z.groups + p.g) * z.N, count, rows, z, w, m, real)
+            _share(B, C, step * row + p.g * z.N, row, count, rows, z, w, m, real)
         for h in range(p.h, p.end):
             S, to = m.S + (h - p.h) * z.Nw * z.Pw, ((p.b * z.heads + h) * (z.chunks + 1) + c) * state
             blocks.write(w, S, z.N, z.Pw, before, to, z.P, z.P, real)
@@ -117,7 +130,7 @@ def _read_back(x, x_row, dt, g, step, h, count, rows, z, w, m, d, real):  # type
 
 
 @compiled
-def _write_back(x, x_row, dt, D, g_x, g_dt, step, h, count, rows, z, w, m, d, real):  # type: ignore[no-untyped-def]
+def _write_back(x, x_row, dt, D, g_x, g_row, g_dt, step, h, count, rows, z, w, m, d, real):  # type: ignore[no-untyped-def]
     """From the gradients of values times step sizes, in `out`, those of values and of step sizes."""
     i, again = step * z.heads + h, d.values_T
     blocks.read(x, step * x_row + h * z.P, x_row, count, z.P, w, again, rows, z.Pw, real)
@@ -126,11 +139,11 @@ def _write_back(x, x_row, dt, D, g_x, g_dt, step, h, count, rows, z, w, m, d, re
         g_dt[at] = blocks.dot(w, m.out + row, again + row, z.Pw, real)
         blocks.scale(w, m.out + row, z.Pw, dt[at], real)
         blocks.add_scaled(w, m.out + row, d.dy + row, z.Pw, D[h], real)
-    blocks.write(w, m.out, count, z.Pw, g_x, i * z.P, z.heads * z.P, z.P, real)
+    blocks.write(w, m.out, count, z.Pw, g_x, step * g_row + h * z.P, g_row, z.P, real)
 
 
 @compiled
-def _run_head_back(x, x_row, logs, dt, D, g, g_x, g_logs, g_dt, step, h, E, count, rows, z, w, m, d, real):  # type: ignore[no-untyped-def]
+def _run_head_back(x, x_row, logs, dt, D, g, g_x, g_row, g_logs, g_dt, step, h, E, count, rows, z, w, m, d, real):  # type: ignore[no-untyped-def]
     """Gradients of one head in a chunk, from the state before it, `S`, and the gradient of the one after it; the
     gradient of D is returned."""
     state = z.Nw * z.Pw
@@ -147,7 +160,7 @@ def _run_head_back(x, x_row, logs, dt, D, g, g_x, g_logs, g_dt, step, h, E, coun
     for t in range(count):
         w[d.column + t] = blocks.dot(w, m.out + t * z.Pw, m.values + t * z.Pw, z.Pw, real)
     blocks.multiply_lower_transposed(w, m.out, rows, z.Pw, m.decays, z.Tw, d.dy, count, real)
-    _write_back(x, x_row, dt, D, g_x, g_dt, step, h, count, rows, z, w, m, d, real)
+    _write_back(x, x_row, dt, D, g_x, g_row, g_dt, step, h, count, rows, z, w, m, d, real)
 
     blocks.scale_rows(w, m.values, count, z.Pw, m.to_end, real)
     blocks.multiply(w, d.dB, rows, z.Nw, m.values, z.Pw, 1, d.E_T, z.P, real)
@@ -162,35 +175,37 @@ def _run_head_back(x, x_row, logs, dt, D, g, g_x, g_logs, g_dt, step, h, E, coun
 
 
 @compiled
-def _backward(index, args, real):  # type: ignore[no-untyped-def]
+def _backward(index, worker, args, real):  # type: ignore[no-untyped-def]
     z = sizes_from(args)
     p, m, d, tokens, state = place_of(index, z), forward_room(z), backward_room(z), z.batch * z.L, z.N * z.P
-    tasks, values, keys = z.batch * z.groups * z.parts, tokens * z.heads * z.P, tokens * z.groups * z.N
-    x_row, x, g, g_x = (
-        args[13],
-        array(args[14], tokens * args[13], real),
-        array(args[15], values, real),
-        array(args[16], values, real),
+    x_row, row, g_x_row, g_row = args[13], args[14], args[15], args[16]
+    x, B, C = (
+        array(args[17], tokens * x_row, real),
+        array(args[18], tokens * row, real),
+        array(args[19], tokens * row, real),
     )
-    logs, dt, D = (
-        array(args[17], tokens * z.heads, real),
-        array(args[18], tokens * z.heads, real),
-        array(args[19], z.heads, real),
+    g_x = array(args[20], tokens * g_x_row, real)
+    g_B, g_C = array(args[21], z.parts * tokens * g_row, real), array(args[22], z.parts * tokens * g_row, real)
+    g, logs, dt = (
+        array(args[23], tokens * z.heads * z.P, real),
+        array(args[24], tokens * z.heads, real),
+        array(args[25], tokens * z.heads, real),
     )
-    g_logs, g_dt = array(args[20], tokens * z.heads, real), array(args[21], tokens * z.heads, real)
-    g_D = array(args[22], z.batch * z.heads, real)
-    B, C = array(args[23], keys, real), array(args[24], keys, real)
-    g_B, g_C = array(args[25], z.parts * keys, real), array(args[26], z.parts * keys, real)
-    before = array(args[27], z.batch * z.heads * (z.chunks + 1) * state, real)
-    ends, w = array(args[28], z.batch * z.heads * state, real), array(args[29], (tasks, d.size), real)[index]
+    D, g_logs, g_dt = (
+        array(args[26], z.heads, real),
+        array(args[27], tokens * z.heads, real),
+        array(args[28], tokens * z.heads, real),
+    )
+    g_D = array(args[29], z.batch * z.heads, real)
+    before = array(args[30], z.batch * z.heads * (z.chunks + 1) * state, real)
+    w = array(args[31], (worker + 1, d.size), real)[worker]
     for h in range(p.h, p.end):
         g_D[p.b * z.heads + h] = real
-        E = d.E + (h - p.h) * z.Nw * z.Pw
-        blocks.read(ends, (p.b * z.heads + h) * state, z.P, z.N, z.P, w, E, z.Nw, z.Pw, real)
+        _start(args[32], (p.b * z.heads + h) * state, w, d.E + (h - p.h) * z.Nw * z.Pw, z, real)
     for c in range(z.chunks - 1, -1, -1):
         count, step = min(z.T, z.L - c * z.T), p.b * z.L + c * z.T
-        rows, at, stride = -(-count // 8) * 8, (step * z.groups + p.g) * z.N, z.groups * z.N
-        _share(B, C, at, count, rows, z, w, m, real)
+        rows = -(-count // 8) * 8
+        _share(B, C, step * row + p.g * z.N, row, count, rows, z, w, m, real)
         blocks.clear(w, d.dB, 2 * z.Tw * z.Nw, real)
         blocks.clear(w, d.d_all, rows * z.Tw, real)
         for h in range(p.h, p.end):
@@ -199,27 +214,49 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
             blocks.transposed(w, m.S, z.Nw, z.Pw, d.S_T, z.Nw, real)
             blocks.transposed(w, E, z.Nw, z.Pw, d.E_T, z.Nw, real)
             g_D[p.b * z.heads + h] += _run_head_back(
-                x, x_row, logs, dt, D, g, g_x, g_logs, g_dt, step, h, E, count, rows, z, w, m, d, real
+                x, x_row, logs, dt, D, g, g_x, g_x_row, g_logs, g_dt, step, h, E, count, rows, z, w, m, d, real
             )
         blocks.multiply_lower(w, d.dC, rows, z.Nw, d.d_all, z.Tw, m.keys, count, real)
         blocks.multiply_lower_transposed(w, d.dB, rows, z.Nw, d.d_all, z.Tw, m.queries, count, real)
-        blocks.write(w, d.dB, count, z.Nw, g_B, p.part * keys + at, stride, z.N, real)
-        blocks.write(w, d.dC, count, z.Nw, g_C, p.part * keys + at, stride, z.N, real)
+        to = (p.part * tokens + step) * g_row + p.g * z.N
+        blocks.write(w, d.dB, count, z.Nw, g_B, to, g_row, z.N, real)
+        blocks.write(w, d.dC, count, z.Nw, g_C, to, g_row, z.N, real)
     for h in range(p.h, p.end):
-        E = d.E + (h - p.h) * z.Nw * z.Pw
-        blocks.write(w, E, z.N, z.Pw, ends, (p.b * z.heads + h) * state, z.P, z.P, real)
+        if args[33]:
+            ends = array(args[33], z.batch * z.heads * state, real)
+            E = d.E + (h - p.h) * z.Nw * z.Pw
+            blocks.write(w, E, z.N, z.Pw, ends, (p.b * z.heads + h) * state, z.P, z.P, real)
+
+
+@compiled
+def _fold(index, args, real):  # type: ignore[no-untyped-def]
+    """Sums over parts, of one sequence: from ``(parts, batch, L, columns)`` to rows some numbers apart."""
+    batch, L, columns, parts, row = args[0], args[1], args[2], args[3], args[4]
+    source, target = array(args[5], parts * batch * L * columns, real), array(args[6], batch * L * row, real)
+    for t in range(index * L, index * L + L):
+        for c in range(0, columns, lanes(real)):
+            s = splat(real)
+            for part in range(parts):
+                i = (part * batch * L + t) * columns
+                s = s + load(source, i + c, i + columns)
+            store(target, t * row + c, t * row + columns, s)
 
 
 @entry
 def forward_entry(data):  # type: ignore[no-untyped-def]
-    """Sizes, then numbers from row to row of x, x, y, logs of decays, step sizes, D, B, C, first states, states before
-    chunks and after all, workspace."""
-    run(_forward, data)
+    """Sizes; numbers from row to row of x, and of B and C; x, B, C; y, logs of decays, step sizes, D, states before
+    chunks and after all, workspace; the first states, or 0."""
+    run_with_workspace(_forward, data)
 
 
 @entry
 def backward_entry(data):  # type: ignore[no-untyped-def]
-    """Sizes, then numbers from row to row of x, x, dy, dx, logs of decays, step sizes, D, their three gradients (that
-    of D for each sequence), B, C, their gradients (for each part), states before chunks, gradients of the final states
-    that become those of the first ones, workspace."""
-    run(_backward, data)
+    """Sizes; numbers from row to row of x, of B and C, of dx, of dB and dC; x, B, C and their gradients (dB and dC for
+    each part); dy, logs of decays, step sizes, D, their three gradients (that of D for each sequence), states before
+    chunks, workspace; gradients of the final states, and of the first ones, each or 0."""
+    run_with_workspace(_backward, data)
+
+
+@entry
+def fold_entry(data):  # type: ignore[no-untyped-def]
+    run(_fold, data)

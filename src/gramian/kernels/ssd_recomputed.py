@@ -50,12 +50,11 @@ def _(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, _, ctx.T = inputs
-    ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(*tensors, output[2])
 
 
-def _differentiate(ctx: Any, g_y: Tensor, g_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, g_y: Tensor, g_final: Tensor) -> tuple[Tensor | None, ...]:
     return *_ssd_backward(g_y, g_final, *ctx.saved_tensors, ctx.T), None
 
 
-_ssd.register_autograd(_differentiate, setup_context=_save)
+_ssd.register_autograd(_differentiate, setup_context=_save, results=2)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gramian.errors import ShapeError
-from gramian.kernels import causal_conv1d, ssd
+from gramian.kernels import causal_conv1d, mamba2_inner, ssd
 from gramian.layers.gated_norm import GatedRMSNorm
+from gramian.layers.projection import Projection
 from gramian.layers.selective.layer import SelectiveLayer
 from gramian.layers.selective.layout import Fixed, Layout, States
 from gramian.layers.selective.signals import Signals
@@ -111,7 +112,7 @@ class Mamba2(SelectiveLayer):
         heads, channels = d_inner // head_dim, d_inner + 2 * n_groups * d_state
         self.d_model, self.d_inner, self.d_conv, self.n_heads, self.n_groups = d_model, d_inner, d_conv, heads, n_groups
         self.head_dim, self.chunk, self.backend = head_dim, chunk, backend
-        self.in_proj = nn.Linear(d_model, d_inner + channels + heads, bias=bias)
+        self.in_proj = Projection(d_model, d_inner + channels + heads, bias=bias)
         self.conv1d = nn.Conv1d(channels, channels, d_conv, groups=channels, padding=d_conv - 1, bias=conv_bias)
         self.dt_bias = nn.Parameter(_initial_step_bias(heads, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(*A_range).log())
@@ -148,7 +149,21 @@ class Mamba2(SelectiveLayer):
 
     def forward(self, u: Tensor) -> Tensor:
         """Outputs ``(batch, L, d_model)`` for inputs ``(batch, L, d_model)``, from a zero state."""
-        return self._run(u, None)[0]
+        if self.B_projection is not None or self.backend != "auto":
+            return self._run(u, None)[0]
+        inner = mamba2_inner(
+            self.in_proj(u),
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            self.dt_bias,
+            self.A_log,
+            self.D,
+            self.norm.weight,
+            groups=self.n_groups,
+            eps=self.norm.eps,
+            chunk=self.chunk,
+        )
+        return self.out_proj(inner)
 
     def scan(self, u: Tensor, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
         """Outputs and final state, from `state` on: a long sequence can be fed in pieces."""

@@ -1,0 +1,102 @@
+"""Kernels one after the other on a piece of the work at a time: what one leaves in a core's caches the next one finds there.
+
+Arrays of a layer's sequences are larger than the caches that a core has for itself; those of one sequence fit. So
+between two kernels that run over all sequences everything goes out to memory and comes back, which takes longer than
+computing. Here one thread takes a sequence through all of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from gramian.kernels.native import (
+    BLOCK,
+    WORKER,
+    Entry,
+    array,
+    compiled,
+    entry,
+    is_double,
+    launch,
+    run_on_threads,
+    run_with_workspace,
+    values_of,
+    worth_threads,
+)
+
+__all__ = ["Stage", "launch_stages"]
+
+
+_EVEN = 4  # pieces a thread, with which it does not matter that some threads have one more than others
+
+
+class Stage(NamedTuple):
+    """A kernel of which `each` tasks make up a piece: tasks ``i each ... i each + each - 1`` the i-th one."""
+
+    kernel: Entry
+    each: int
+    args: tuple[int | Tensor, ...]
+
+
+@intrinsic
+def _call(context: Any, code: Any, data: Any) -> Any:
+    """Call machine code at an address, of a function that takes an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
+        function = builder.inttoptr(args[0], kind.as_pointer())
+        builder.call(function, [builder.inttoptr(args[1], ir.IntType(8).as_pointer())])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@compiled
+def _piece(index, worker, args, real):  # type: ignore[no-untyped-def]
+    """Call every stage's code with what it is told for this piece, in a block of integers of the worker's own."""
+    stages, told = args[0], args[1]
+    own = told + 8 * BLOCK * (stages + worker)
+    block = array(own, BLOCK, 0)
+    for k in range(stages):
+        common = array(told + 8 * BLOCK * k, BLOCK, 0)
+        for i in range(BLOCK):
+            block[i] = common[i]
+        each = common[1]
+        block[0], block[1] = own + 8 * (BLOCK - 1), (index + 1) * each
+        block[BLOCK - 1], block[WORKER] = index * each, worker
+        _call(common[0], own)
+
+
+@entry
+def _pieces_entry(data):  # type: ignore[no-untyped-def]
+    run_with_workspace(_piece, data)
+
+
+def launch_stages(stages: Sequence[Stage], pieces: int, dtype: torch.dtype) -> None:
+    """Take each of so many pieces through all stages, on at most ``torch.get_num_threads()`` threads.
+
+    The stages of a piece may only want what earlier stages did to the same piece. Where pieces would leave threads
+    idle, all tasks of a stage run before the next stage. Results are the same to the bit: tasks do not know.
+    """
+    threads = torch.get_num_threads()
+    if len(stages) == 1 or (pieces % threads and pieces < _EVEN * threads):
+        for stage in stages:
+            launch(stage.kernel, pieces * stage.each, dtype, *stage.args)
+        return
+    double = is_double(dtype)
+    told = (ctypes.c_int64 * (BLOCK * (len(stages) + threads)))()
+    for k, stage in enumerate(stages):
+        values = stage.kernel.native(double)[0], stage.each, *values_of(stage.args)
+        told[BLOCK * k : BLOCK * k + len(values)] = values
+    head = (ctypes.c_int64 * BLOCK)(0, pieces, len(stages), ctypes.addressof(told))
+    head[0] = ctypes.addressof(head) + 8 * (BLOCK - 1)
+    worth = any(worth_threads(stage.args) for stage in stages)
+    run_on_threads(_pieces_entry, dtype, ctypes.addressof(head), min(pieces, threads) if worth else 1)
