@@ -66,7 +66,13 @@ def _strip(x: Tensor) -> tuple[int, int, int]:
 def forward_stage(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool, y: Tensor) -> Stage:
     """What fills `y`, contiguous, for x whose columns lie side by side."""
     sizes = _Sizes(x, weight)
-    args = (*sizes.head, int(silu), *_strip(x), *sizes.coefficients(x, weight, bias, state), y)
+    args: tuple[int | Tensor, ...] = (
+        *sizes.head,
+        int(silu),
+        *_strip(x),
+        *sizes.coefficients(x, weight, bias, state),
+        y,
+    )
     return Stage(forward_entry, sizes.splits, args)
 
 
@@ -91,7 +97,7 @@ def backward_stage(
     line = sizes.tiles * sizes.lanes
     sums = Sums(x.new_empty(sizes.batch, TAPS - 1, line), x.new_empty(sizes.batch, TAPS + 1, line))
     tensors = sizes.coefficients(x, weight, bias, state)
-    args = (*sizes.head, int(silu), *_strip(x), *tensors, *_strip(g), *_strip(g_x), *sums)
+    args: tuple[int | Tensor, ...] = (*sizes.head, int(silu), *_strip(x), *tensors, *_strip(g), *_strip(g_x), *sums)
     return Stage(backward_entry, sizes.splits, args), sums
 
 

@@ -101,15 +101,16 @@ def diagonal_ssm_pairs(
     B ``(H_in, N, 2)``, C ``(H_out, N, 2)``, state ``(batch, N, 2)``; the rest as there.
     """
     stateful = state is not None or final_state
-    _check(u, B, C, D, backend, stateful)
+    if not final_state:
+        lengths = None  # they say where the final state is, and nothing else
+    _check(u, B, C, D, backend, stateful, lengths is not None)
     batch, length, _ = u.shape
     order = B.shape[1]
     if backend == "auto":
         backend = fastest(u, order, C.shape[0], stateful=stateful, padded=lengths is not None)
-    if not final_state:
-        lengths = None  # they say where the final state is, and nothing else
     if backend == "numba" and length > 0:
-        return _by_loops(u, decay, angle, B, C, D, state, lengths, final_state)
+        y, final = diagonal_ssm_direct(u, _poles(decay, angle), B, C, D, state, final_state)
+        return y, final if final_state else None
     start = u.new_zeros(batch, order, 2) if state is None else state
     if length == 0:
         return u.new_zeros(batch, 0, C.shape[0]), start if final_state else None
@@ -138,23 +139,6 @@ def _by_steps(
     return y, torch.view_as_real(final)
 
 
-def _by_loops(
-    u: Tensor,
-    decay: Tensor,
-    angle: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    state: Tensor | None,
-    lengths: Tensor | None,
-    final_state: bool,
-) -> tuple[Tensor, Tensor | None]:
-    if lengths is not None:
-        raise ConfigError("backend 'numba' was asked for, with lengths; it has none.", cure="backend='auto'")
-    y, final = diagonal_ssm_direct(u, _poles(decay, angle), B, C, D, state, final_state)
-    return y, final if final_state else None
-
-
 def _from_a_state(
     backend: str,
     u: Tensor,
@@ -168,8 +152,6 @@ def _from_a_state(
 ) -> tuple[Tensor, Tensor]:
     """The versions that carry a state, as pairs."""
     if backend == "products":
-        if lengths is not None:
-            raise ConfigError("backend 'products' was asked for, with lengths; it has none.", cure="backend='auto'")
         y, final = diagonal_ssm_by_products(u, _poles(decay, angle), B, C, state, scan_pairs)
     else:
         scan: Callable[[Tensor, Tensor, Tensor], Tensor] = scan_by_doubling if backend == "torch" else scan_pairs
@@ -181,7 +163,7 @@ def _poles(decay: Tensor, angle: Tensor) -> Tensor:
     return pole_powers(decay, angle, torch.ones(1, device=decay.device))[0]
 
 
-def _check(u: Tensor, B: Tensor, C: Tensor, D: Tensor | None, backend: str, stateful: bool) -> None:
+def _check(u: Tensor, B: Tensor, C: Tensor, D: Tensor | None, backend: str, stateful: bool, padded: bool) -> None:
     if backend != "auto" and backend not in BACKENDS:
         raise ConfigError(
             f"backend '{backend}' was asked for; needed: auto, {', '.join(BACKENDS)}.{did_you_mean(backend, BACKENDS)}"
@@ -191,6 +173,8 @@ def _check(u: Tensor, B: Tensor, C: Tensor, D: Tensor | None, backend: str, stat
             "backend 'fft' was asked for, with a state; it convolves from a zero state, and gives no final one.",
             cure="backend='auto'",
         )
+    if backend in ("numba", "products") and padded:
+        raise ConfigError(f"backend '{backend}' was asked for, with lengths; it has none.", cure="backend='auto'")
     if D is not None and not D.shape == u.shape[2:] == C.shape[:1]:
         raise ShapeError(
             f"D {tuple(D.shape)} was given, with {u.shape[2]} inputs and {C.shape[0]} outputs.",

@@ -94,7 +94,7 @@ def forward_stage(
     y: Tensor, z: Tensor, weight: Tensor, out: Tensor, scales: Tensor, how: Normalisation, eps: float
 ) -> Stage:
     """What fills `out` and `scales`, contiguous, for matrices y and z with contiguous rows."""
-    args = (*how.sizes(y, z), weight, y.new_full((1,), eps), out, scales)
+    args: tuple[int | Tensor, ...] = (*how.sizes(y, z), weight, y.new_full((1,), eps), out, scales)
     return Stage(native.forward_entry, how.tasks(), args)
 
 
@@ -110,7 +110,7 @@ def backward_stage(
     how: Normalisation,
 ) -> Stage:
     """What fills `g_y`, contiguous, and `g_z`, a matrix with contiguous rows, and a row of `sums` for every task."""
-    args = (*how.sizes(y, z), weight, scales, g, g_y, sums, g_z.stride(0), g_z.data_ptr())
+    args: tuple[int | Tensor, ...] = (*how.sizes(y, z), weight, scales, g, g_y, sums, g_z.stride(0), g_z.data_ptr())
     return Stage(native.backward_entry, how.tasks(), args)
 
 

@@ -82,9 +82,8 @@ def mamba2_inner(
     wide = reduce(torch.promote_types, (t.dtype for t in tensors if t is not None), torch.float32)
     length, N = zxbcdt.shape[1], (len(conv_weight) - len(norm_weight)) // (2 * groups)
     T = max(1, min(length, chunk or chunk_length("numba", N)))
-    z, w, b, *rest = (None if t is None else t.to(wide) for t in tensors)
-    out: Tensor = mamba2_inner_compiled(z, w, b, *rest, groups, eps, T)  # type: ignore[arg-type]
-    return out.to(zxbcdt.dtype)
+    parameters = [None if t is None else t.to(wide) for t in tensors[1:]]
+    return mamba2_inner_compiled(zxbcdt.to(wide), parameters, groups, eps, T).to(zxbcdt.dtype)
 
 
 def mamba2_inner_by_parts(
@@ -119,17 +118,18 @@ def _check(
     norm_weight: Tensor,
     groups: int,
 ) -> None:
-    if norm_weight.ndim != 1 or conv_weight.ndim != 2 or A_log.ndim != 1 or groups < 1:
+    if (zxbcdt.ndim, conv_weight.ndim, A_log.ndim, norm_weight.ndim) != (3, 2, 1, 1) or groups < 1:
         raise ShapeError(
-            f"norm_weight {tuple(norm_weight.shape)}, conv_weight {tuple(conv_weight.shape)}, A_log "
-            f"{tuple(A_log.shape)} and {groups} groups were given.",
-            "Needed: norm_weight (d_inner,), conv_weight (d_inner + 2 groups N, width), A_log (heads,).",
+            f"zxbcdt {tuple(zxbcdt.shape)}, conv_weight {tuple(conv_weight.shape)}, A_log {tuple(A_log.shape)}, "
+            f"norm_weight {tuple(norm_weight.shape)} and {groups} groups were given.",
+            "Needed: zxbcdt (batch, L, columns), conv_weight (d_inner + 2 groups N, width), A_log (heads,), "
+            "norm_weight (d_inner,).",
         )
     d_inner, mixed, heads = len(norm_weight), len(conv_weight), len(A_log)
     if heads == 0 or heads % groups or d_inner % heads or mixed < d_inner or (mixed - d_inner) % (2 * groups):
         raise ShapeError(
-            f"{d_inner} inner channels, {heads} heads, {groups} groups and a convolution of {mixed} channels were given.",
-            "Needed: whole heads, as many a group, and a convolution of d_inner + 2 groups N channels.",
+            f"{d_inner} inner channels, {heads} heads, {groups} groups and {mixed} convolved channels were given.",
+            "Needed: whole heads, as many a group, and d_inner + 2 groups N convolved channels.",
         )
     wanted = {
         "zxbcdt": (zxbcdt.shape[2:], (d_inner + mixed + heads,)),

@@ -6,6 +6,7 @@ belong: nothing is cut apart or put together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -53,19 +54,13 @@ class Columns(NamedTuple):
 
 
 def mamba2_inner_compiled(
-    zxbcdt: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor | None,
-    dt_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    norm_weight: Tensor,
-    groups: int,
-    eps: float,
-    T: int,
+    zxbcdt: Tensor, parameters: Sequence[Tensor | None], groups: int, eps: float, T: int
 ) -> Tensor:
-    """As `gramian.kernels.mamba2_inner`, for CPU tensors of one type, none of them empty, by chunks of T steps."""
-    out: Tensor = _inner(zxbcdt, conv_weight, conv_bias, dt_bias, A_log, D, norm_weight, groups, eps, T)[0]
+    """As `gramian.kernels.mamba2_inner`, with its parameters in that order, by chunks of T steps.
+
+    For CPU tensors of one type, none of them empty.
+    """
+    out: Tensor = _inner(zxbcdt, *parameters, groups, eps, T)[0]
     return out
 
 
@@ -73,6 +68,16 @@ def _rows(m: Tensor) -> Tensor:
     """With columns side by side and one distance between rows; copied where it is not so."""
     apart = m.stride(2) == 1 and m.stride(1) >= m.shape[2] and m.stride(0) == m.shape[1] * m.stride(1)
     return m if apart else m.contiguous()
+
+
+def _matrix(m: Tensor) -> Tensor:
+    """``(batch, L, ...)`` as rows."""
+    return m.flatten(0, 1).flatten(1)
+
+
+def _steps(dt: Tensor, dt_bias: Tensor, A: Tensor) -> tuple[int | Tensor, ...]:
+    """What the kernels for step sizes want first."""
+    return *dt.shape, distance(dt), dt.data_ptr(), dt_bias.contiguous(), A
 
 
 @operator("mamba2_inner", cpu_only=True)
@@ -98,14 +103,11 @@ def _inner(
     y, out, before = x.new_empty(x.shape), z.new_empty(z.shape), states_before_chunks(x, B, T)
     scales = z.new_empty(*z.shape[:2], groups)
     how = gated_norm.Normalisation(groups, True, z.shape[1])
-    steps = (*dt.shape, distance(dt), dt.data_ptr(), dt_bias.contiguous(), -A_log.exp(), delta, log_decay)
     stages = [
-        Stage(step_sizes_native.forward_entry, 1, steps),
+        Stage(step_sizes_native.forward_entry, 1, (*_steps(dt, dt_bias, -A_log.exp()), delta, log_decay)),
         conv.forward_stage(xBC, conv_weight, conv_bias, None, True, mixed),
         *ssd_compiled.forward_stages(x, B, C, y, log_decay, delta, D.contiguous(), before, T),
-        gated_norm.forward_stage(
-            y.flatten(0, 1).flatten(1), z.flatten(0, 1), norm_weight.contiguous(), out, scales, how, eps
-        ),
+        gated_norm.forward_stage(_matrix(y), _matrix(z), norm_weight.contiguous(), out, scales, how, eps),
     ]
     launch_stages(stages, len(z), z.dtype)
     return out, mixed, delta, log_decay, y, before, scales
@@ -152,42 +154,27 @@ def _inner_backward(
     T: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients for all tensors but the saved ones, in their order."""
-    g, columns, zxbcdt = g.contiguous(), Columns.of(conv_weight, A_log, norm_weight, groups), _rows(zxbcdt)
-    z, xBC, dt = columns.parts(zxbcdt)
+    columns, zxbcdt = Columns.of(conv_weight, A_log, norm_weight, groups), _rows(zxbcdt)
     g_input = in_lines(zxbcdt, *zxbcdt.shape)
-    g_z, g_xBC, g_dt = columns.parts(g_input)
-    x, B, C = columns.driven(mixed)
-    g_mixed, g_y = torch.empty_like(mixed), torch.empty_like(y)
-    A = -A_log.exp()
-    grads = Gradients(
-        *columns.driven(g_mixed), torch.empty_like(delta), torch.empty_like(delta), D.new_empty(len(z), len(D))
-    )
+    (z, xBC, dt), (g_z, g_xBC, g_dt) = columns.parts(zxbcdt), columns.parts(g_input)
+    A, g_mixed, g_y = -A_log.exp(), torch.empty_like(mixed), torch.empty_like(y)
+    g_logs, g_delta = torch.empty_like(delta), torch.empty_like(delta)
+    grads = Gradients(*columns.driven(g_mixed), g_logs, g_delta, D.new_empty(len(z), len(D)))
     how = gated_norm.Normalisation(groups, True, z.shape[1])
-    sums = z.new_empty(len(z) * how.tasks(), columns.d_inner)
-    back, conv_sums = conv.backward_stage(g_mixed, xBC, conv_weight, conv_bias, None, True, g_xBC)
-    flat, weight = (m.flatten(0, 1) for m in (z, g_z)), norm_weight.contiguous()
-    gate, g_gate = flat
-    step_sums = z.new_empty(len(z), 2, len(D))
-    steps = (
-        *dt.shape,
-        distance(dt),
-        dt.data_ptr(),
-        dt_bias.contiguous(),
-        A,
-        delta,
-        grads.dt,
-        grads.log_decay,
-        step_sums,
-    )
+    norm_sums, step_sums = z.new_empty(len(z) * how.tasks(), columns.d_inner), z.new_empty(len(z), 2, len(D))
+    normed = (g.contiguous(), _matrix(y), _matrix(z), norm_weight.contiguous(), scales)
+    driven = (*columns.driven(mixed), log_decay, delta, D.contiguous(), before)
+    steps = (*_steps(dt, dt_bias, A), delta, g_delta, g_logs, step_sums, distance(g_dt), g_dt.data_ptr())
+    last, conv_sums = conv.backward_stage(g_mixed, xBC, conv_weight, conv_bias, None, True, g_xBC)
     stages = [
-        gated_norm.backward_stage(g, y.flatten(0, 1).flatten(1), gate, weight, scales, g_y, g_gate, sums, how),
-        *ssd_compiled.backward_stages(g_y, x, B, C, log_decay, delta, D.contiguous(), before, grads, T),
-        Stage(step_sizes_native.backward_entry, 1, (*steps, distance(g_dt), g_dt.data_ptr())),
-        back,
+        gated_norm.backward_stage(*normed, g_y, _matrix(g_z), norm_sums, how),
+        *ssd_compiled.backward_stages(g_y, *driven, grads, T),
+        Stage(step_sizes_native.backward_entry, 1, steps),
+        last,
     ]
     launch_stages(stages, len(z), z.dtype)
     g_bias, g_A = step_sums.sum(0)
-    return g_input, *conv_sums.totals(conv_weight), g_bias.clone(), g_A * A, grads.D.sum(0), sums.sum(0)
+    return g_input, *conv_sums.totals(conv_weight), g_bias.clone(), g_A * A, grads.D.sum(0), norm_sums.sum(0)
 
 
 @_inner_backward.register_fake

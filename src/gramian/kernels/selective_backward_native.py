@@ -44,9 +44,10 @@ from gramian.kernels.vectors import lanes, splat, splat_like
 
 __all__ = ["backward_entry", "backward_room"]
 
-_U, _DT, _Z, _B, _C, _G = range(12, 36, 4)  # strips
-_PLAIN, _G_U, _G_DT, _G_Z, _G_B, _G_C = range(36, 42)
-_A, _D, _BIAS, _BOUNDARY, _ADJOINT, _SUMS, _WORK = range(42, 49)
+FROM_ZERO = 12  # whether the adjoint states are zero at first
+_U, _DT, _Z, _B, _C, _G = range(13, 37, 4)  # strips
+_PLAIN, _G_U, _G_DT, _G_Z, _G_B, _G_C = range(37, 43)
+_A, _D, _BIAS, _BOUNDARY, _ADJOINT, _SUMS, _WORK = range(43, 50)
 
 
 @register_jitable
@@ -199,8 +200,21 @@ def _finish(args, b, g, first, own, t, T, delta, slope, g_y, g_delta, g_x, g_D, 
 
 
 @compiled
+def _start(args, adjoint, sums, g_D, g_bias, mine, own, real):  # type: ignore[no-untyped-def]
+    """Zeros for the sums of a task's tiles, and for the adjoint states where no gradient of final ones is known."""
+    W, tiles = lanes(real), args[GROUPS] * args[TILES]
+    for n in range(0, args[ROWS], 4):
+        i = (n * tiles + 4 * mine) * W
+        _clear(sums[i:], 4 * own, real)
+        if args[FROM_ZERO]:
+            _clear(adjoint[i:], 4 * own, real)
+    _clear(g_D, own, real)
+    _clear(g_bias, own, real)
+
+
+@compiled
 def _backward(index, args, real):  # type: ignore[no-untyped-def]
-    """The tiles of one task. `sums`, for A, D and the bias of dt, are zero at first."""
+    """The tiles of one task."""
     b, g, first, own = place(index, args)
     W, rows, tiles, mine = lanes(real), args[ROWS], args[GROUPS] * args[TILES], g * args[TILES] + first
     numbers, panel, four = rows * tiles * W, panel_room(args[SHARE], W), panel_room(5, W)
@@ -209,6 +223,7 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
     adjoint = array(args[_ADJOINT], (args[BATCH], numbers), real)[b]
     sums = array(args[_SUMS], (args[BATCH], (rows + 2) * tiles * W), real)[b]
     g_D, g_bias = sums[numbers + mine * W :], sums[numbers + (tiles + mine) * W :]
+    _start(args, adjoint, sums, g_D, g_bias, mine, own, real)
     work = array(args[_WORK], (index + 1, backward_room(args[SHARE], rows, W)), real)[index]
     delta, slope, x = work, work[panel:], work[2 * panel :]
     g_y, g_delta, g_x, rest = work[3 * panel :], work[4 * panel :], work[5 * panel :], work[6 * panel :]

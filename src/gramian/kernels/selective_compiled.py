@@ -185,15 +185,15 @@ def _scan_backward(
     g_u, g_dt, g_z = u.new_empty(u.shape), u.new_empty(u.shape), u.new_empty(u.shape if gated else 0)
     g_B, g_C = u.new_empty(sizes.splits, *B.shape), u.new_empty(sizes.splits, *C.shape)
     zeros = g_final.numel() == 0
-    adjoint = u.new_zeros(sizes.batch, *sizes.boundary) if zeros else sizes.to_boundary(g_final).contiguous()
+    adjoint = u.new_empty(sizes.batch, *sizes.boundary) if zeros else sizes.to_boundary(g_final).contiguous()
     lanes = sizes.groups * sizes.tiles * sizes.lanes
-    sums = u.new_zeros(sizes.batch, (sizes.rows + 2) * lanes)  # for A, D and dt_bias
+    sums = u.new_empty(sizes.batch, (sizes.rows + 2) * lanes)  # for A, D and dt_bias
     work = u.new_empty(sizes.tasks, backward_room(sizes.share, sizes.rows, sizes.lanes))
     launch(
         backward_entry,
         sizes.tasks,
         u.dtype,
-        *(*sizes.head, int(softplus), int(gated)),
+        *(*sizes.head, int(softplus), int(gated), int(zeros)),
         *(part for t in (u, dt, z, B, C, g) for part in sizes.strip(t)),
         *(plain, g_u, g_dt, g_z, g_B, g_C),
         *(sizes.to_boundary(A * _LOG2_E).contiguous(), sizes.to_tiles(D, u), sizes.to_tiles(dt_bias, u)),

@@ -87,8 +87,10 @@ def forward_stages(
     T: int,
     state: Tensor | None = None,
 ) -> list[Stage]:
-    """What computes y and the states `before` chunks, a piece a sequence, for tensors that lie as the kernel wants them:
-    x, and B and C, have their own distances from step to step, everything else is contiguous."""
+    """What computes y and the states `before` chunks, a piece a sequence.
+
+    x, and B and C, have their own distances from step to step; all other tensors are contiguous.
+    """
     z = work_sizes(x, B, T)
     each, rows = z.groups * z.parts, (distance(x), distance(B))
     work = _workspace(x, z.batch * each, forward_room.py_func(z).size)
@@ -98,8 +100,8 @@ def forward_stages(
 
 
 class Gradients(NamedTuple):
-    """Those of x, B and C, with their own distances from step to step (B's and C's is the same), and contiguous ones; of
-    D for each sequence."""
+    """Those of x, and of B and C, have their own distances from step to step, the others are contiguous; that of D is
+    one for each sequence."""
 
     x: Tensor
     B: Tensor

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from gramian.kernels import ssd_blocks as blocks
 from gramian.kernels.native import array, compiled, entry, run, run_with_workspace
+from gramian.kernels.ssd_workspace import backward_room, forward_room, place_of, sizes_from
 from gramian.kernels.vector_memory import load, store
 from gramian.kernels.vectors import lanes, splat
-from gramian.kernels.ssd_workspace import backward_room, forward_room, place_of, sizes_from
 
 __all__ = ["backward_entry", "fold_entry", "forward_entry"]
 

@@ -1,4 +1,4 @@
-"""Kernels one after the other on a piece of the work at a time: what one leaves in a core's caches the next one finds there.
+"""Kernels one after the other on a piece of the work at a time, so that one finds in the caches what another left.
 
 Arrays of a layer's sequences are larger than the caches that a core has for itself; those of one sequence fit. So
 between two kernels that run over all sequences everything goes out to memory and comes back, which takes longer than
@@ -94,7 +94,7 @@ def launch_stages(stages: Sequence[Stage], pieces: int, dtype: torch.dtype) -> N
     double = is_double(dtype)
     told = (ctypes.c_int64 * (BLOCK * (len(stages) + threads)))()
     for k, stage in enumerate(stages):
-        values = stage.kernel.native(double)[0], stage.each, *values_of(stage.args)
+        values: list[ctypes.c_int64 | int] = [stage.kernel.native(double)[0], stage.each, *values_of(stage.args)]
         told[BLOCK * k : BLOCK * k + len(values)] = values
     head = (ctypes.c_int64 * BLOCK)(0, pieces, len(stages), ctypes.addressof(told))
     head[0] = ctypes.addressof(head) + 8 * (BLOCK - 1)
