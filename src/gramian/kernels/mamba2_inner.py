@@ -81,7 +81,7 @@ def mamba2_inner(
         return mamba2_inner_by_parts(*tensors, groups=groups, eps=eps, chunk=chunk)
     wide = reduce(torch.promote_types, (t.dtype for t in tensors if t is not None), torch.float32)
     length, N = zxbcdt.shape[1], (len(conv_weight) - len(norm_weight)) // (2 * groups)
-    T = max(1, min(length, chunk or chunk_length("numba", N)))
+    T = max(1, min(length, chunk or chunk_length(N)))
     parameters = [None if t is None else t.to(wide) for t in tensors[1:]]
     return mamba2_inner_compiled(zxbcdt.to(wide), parameters, groups, eps, T).to(zxbcdt.dtype)
 

@@ -1,7 +1,7 @@
 """Mamba-2 between its projections as one operator: convolution, recurrence and normalisation, a sequence at a time.
 
 The columns of the input ``[z | x | B | C | dt]`` are read where they lie, and their gradients are written where they
-belong: nothing is cut apart or put together.
+belong: nothing is cut apart or put together. What only one sequence's stages leave to each other stays in the caches.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def _inner(
     groups: int,
     eps: float,
     T: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The output; and for the backward pass what the convolution gives, step sizes, logs of decays, outputs of the
-    recurrence and its states before chunks, and the factors that normalise."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The output; and for the backward pass step sizes, logs of decays, outputs of the recurrence and its states before
+    chunks, and the factors that normalise."""
     columns = Columns.of(conv_weight, A_log, norm_weight, groups)
     z, xBC, dt = columns.parts(_rows(zxbcdt))
     mixed = xBC.new_empty(xBC.shape)
@@ -109,8 +109,8 @@ def _inner(
         *ssd_compiled.forward_stages(x, B, C, y, log_decay, delta, D.contiguous(), before, T),
         gated_norm.forward_stage(_matrix(y), _matrix(z), norm_weight.contiguous(), out, scales, how, eps),
     ]
-    launch_stages(stages, len(z), z.dtype)
-    return out, mixed, delta, log_decay, y, before, scales
+    launch_stages(stages, len(z), z.dtype, scratch=[mixed])
+    return out, delta, log_decay, y, before, scales
 
 
 @_inner.register_fake
@@ -125,13 +125,13 @@ def _(
     groups: int,
     eps: float,
     T: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     columns = Columns.of(conv_weight, A_log, norm_weight, groups)
     z, xBC, dt = columns.parts(zxbcdt)
     x, B, _ = columns.driven(xBC.new_empty(xBC.shape))
     before, scales = states_before_chunks(x, B, T), z.new_empty(*z.shape[:2], groups)
-    out, mixed, delta, log_decay, y = (t.new_empty(t.shape) for t in (z, xBC, dt, dt, x))
-    return out, mixed, delta, log_decay, y, before, scales
+    out, delta, log_decay, y = (t.new_empty(t.shape) for t in (z, dt, dt, x))
+    return out, delta, log_decay, y, before, scales
 
 
 @operator("mamba2_inner_backward", cpu_only=True)
@@ -144,7 +144,6 @@ def _inner_backward(
     A_log: Tensor,
     D: Tensor,
     norm_weight: Tensor,
-    mixed: Tensor,
     delta: Tensor,
     log_decay: Tensor,
     y: Tensor,
@@ -153,11 +152,11 @@ def _inner_backward(
     groups: int,
     T: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients for all tensors but the saved ones, in their order."""
+    """Gradients for all tensors but the saved ones, in their order. The convolution is computed again."""
     columns, zxbcdt = Columns.of(conv_weight, A_log, norm_weight, groups), _rows(zxbcdt)
     g_input = in_lines(zxbcdt, *zxbcdt.shape)
     (z, xBC, dt), (g_z, g_xBC, g_dt) = columns.parts(zxbcdt), columns.parts(g_input)
-    A, g_mixed, g_y = -A_log.exp(), torch.empty_like(mixed), torch.empty_like(y)
+    A, mixed, g_mixed, g_y = -A_log.exp(), z.new_empty(xBC.shape), z.new_empty(xBC.shape), torch.empty_like(y)
     g_logs, g_delta = torch.empty_like(delta), torch.empty_like(delta)
     grads = Gradients(*columns.driven(g_mixed), g_logs, g_delta, D.new_empty(len(z), len(D)))
     how = gated_norm.Normalisation(groups, True, z.shape[1])
@@ -167,12 +166,13 @@ def _inner_backward(
     steps = (*_steps(dt, dt_bias, A), delta, g_delta, g_logs, step_sums, distance(g_dt), g_dt.data_ptr())
     last, conv_sums = conv.backward_stage(g_mixed, xBC, conv_weight, conv_bias, None, True, g_xBC)
     stages = [
+        conv.forward_stage(xBC, conv_weight, conv_bias, None, True, mixed),
         gated_norm.backward_stage(*normed, g_y, _matrix(g_z), norm_sums, how),
         *ssd_compiled.backward_stages(g_y, *driven, grads, T),
         Stage(step_sizes_native.backward_entry, 1, steps),
         last,
     ]
-    launch_stages(stages, len(z), z.dtype)
+    launch_stages(stages, len(z), z.dtype, scratch=[mixed, g_mixed, g_y, g_logs, g_delta])
     g_bias, g_A = step_sums.sum(0)
     return g_input, *conv_sums.totals(conv_weight), g_bias.clone(), g_A * A, grads.D.sum(0), norm_sums.sum(0)
 
@@ -187,7 +187,6 @@ def _(
     A_log: Tensor,
     D: Tensor,
     norm_weight: Tensor,
-    mixed: Tensor,
     delta: Tensor,
     log_decay: Tensor,
     y: Tensor,

@@ -83,7 +83,7 @@ def ssd(
     wide = reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
     x, log_decay, B, C = (t.to(wide) for t in (x, log_decay, B, C))
     state = None if state is None else state.to(wide)
-    T = max(1, min(length, chunk or chunk_length(name, B.shape[3])))
+    T = max(1, min(length, chunk or chunk_length(B.shape[3])))
     if name == "numba" and x.numel() and B.numel():
         dt = x.new_ones(batch, length, heads) if dt is None else dt.to(wide)
         D = x.new_zeros(heads) if D is None else D.to(wide)
@@ -120,10 +120,10 @@ def ssd_backend(name: str, device: torch.device) -> str:
     return name
 
 
-def chunk_length(backend: str, order: int) -> int:
+def chunk_length(order: int) -> int:
     """A step costs about ``T P + T N + 2 N P`` multiply-adds, a chunk ``N P`` numbers to be kept, and short products
     are slow ones; measured with P = 64."""
-    return 32 if order <= (64 if backend == "numba" else 32) else 64
+    return 32 if order <= 32 else 64
 
 
 def _check(

@@ -61,14 +61,17 @@ def _call(context: Any, code: Any, data: Any) -> Any:
 
 @compiled
 def _piece(index, worker, args, real):  # type: ignore[no-untyped-def]
-    """Call every stage's code with what it is told for this piece, in a block of integers of the worker's own."""
+    """Call every stage's code with what it is told for this piece, in a block of integers of the worker's own.
+
+    A stage counts places in scratch memory from the piece's number on: moved there, they are the worker's.
+    """
     stages, told = args[0], args[1]
-    own = told + 8 * BLOCK * (stages + worker)
+    own = told + 8 * BLOCK * (2 * stages + worker)
     block = array(own, BLOCK, 0)
     for k in range(stages):
-        common = array(told + 8 * BLOCK * k, BLOCK, 0)
+        common, moves = array(told + 16 * BLOCK * k, BLOCK, 0), array(told + 16 * BLOCK * k + 8 * BLOCK, BLOCK, 0)
         for i in range(BLOCK):
-            block[i] = common[i]
+            block[i] = common[i] + moves[i] * (worker - index)
         each = common[1]
         block[0], block[1] = own + 8 * (BLOCK - 1), (index + 1) * each
         block[BLOCK - 1], block[WORKER] = index * each, worker
@@ -80,23 +83,48 @@ def _pieces_entry(data):  # type: ignore[no-untyped-def]
     run_with_workspace(_piece, data)
 
 
-def launch_stages(stages: Sequence[Stage], pieces: int, dtype: torch.dtype) -> None:
+def launch_stages(stages: Sequence[Stage], pieces: int, dtype: torch.dtype, scratch: Sequence[Tensor] = ()) -> None:
     """Take each of so many pieces through all stages, on at most ``torch.get_num_threads()`` threads.
 
     The stages of a piece may only want what earlier stages did to the same piece. Where pieces would leave threads
     idle, all tasks of a stage run before the next stage. Results are the same to the bit: tasks do not know.
+
+    Parameters
+    ----------
+    stages, pieces
+        What to do, and to how many.
+    dtype
+        As for `gramian.kernels.native.launch`.
+    scratch
+        Contiguous tensors, an entry a piece, for what a stage leaves to the next ones and nobody else: a worker takes
+        all its pieces through one entry, which stays in its caches; most of the memory is never touched.
     """
     threads = torch.get_num_threads()
     if len(stages) == 1 or (pieces % threads and pieces < _EVEN * threads):
         for stage in stages:
             launch(stage.kernel, pieces * stage.each, dtype, *stage.args)
         return
-    double = is_double(dtype)
-    told = (ctypes.c_int64 * (BLOCK * (len(stages) + threads)))()
-    for k, stage in enumerate(stages):
-        values: list[ctypes.c_int64 | int] = [stage.kernel.native(double)[0], stage.each, *values_of(stage.args)]
-        told[BLOCK * k : BLOCK * k + len(values)] = values
+    told = _told(stages, threads, is_double(dtype), scratch)
     head = (ctypes.c_int64 * BLOCK)(0, pieces, len(stages), ctypes.addressof(told))
     head[0] = ctypes.addressof(head) + 8 * (BLOCK - 1)
     worth = any(worth_threads(stage.args) for stage in stages)
     run_on_threads(_pieces_entry, dtype, ctypes.addressof(head), min(pieces, threads) if worth else 1)
+
+
+def _told(stages: Sequence[Stage], threads: int, double: bool, scratch: Sequence[Tensor]) -> ctypes.Array[Any]:
+    """For each stage a block of its code's address, tasks a piece, and arguments, and one of how far these move from
+    piece to piece; and room for a block of every worker."""
+    blocks = (ctypes.c_int64 * (BLOCK * (2 * len(stages) + threads)))()
+    places = [(t.data_ptr(), t.data_ptr() + t.nbytes, t.nbytes // len(t)) for t in scratch]
+    for k, stage in enumerate(stages):
+        values = values_of(stage.args)
+        told: list[ctypes.c_int64 | int] = [stage.kernel.native(double)[0], stage.each, *values]
+        moves: list[ctypes.c_int64 | int] = [0, 0, *(_move(v, places) for v in values)]
+        blocks[2 * k * BLOCK : 2 * k * BLOCK + len(told)] = told
+        blocks[(2 * k + 1) * BLOCK : (2 * k + 1) * BLOCK + len(moves)] = moves
+    return blocks
+
+
+def _move(value: int, places: Sequence[tuple[int, int, int]]) -> int:
+    """Bytes from piece to piece if the value is an address in one of these places, or 0."""
+    return next((size for start, end, size in places if start <= value < end), 0)
