@@ -53,6 +53,15 @@ def test_compiled_loops_are_the_specification(channels: int, groups: int, gate_f
             assert_close_results(fast, slow, tolerance)
 
 
+def test_one_row_has_no_axis_before_it() -> None:
+    y, z, weight = (t.requires_grad_() for t in example())
+    whole = gated_rms_norm(y, z, weight)[0, 0]
+    row = gated_rms_norm(y[0, 0], z[0, 0], weight)
+    torch.testing.assert_close(row, whole)
+    ours, theirs = (torch.autograd.grad(m.square().sum(), (y, z, weight)) for m in (row, whole))
+    torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("gate_first", [True, False])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_gradients_are_the_derivatives_of_the_values(groups: int, gate_first: bool) -> None:

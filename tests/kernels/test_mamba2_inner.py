@@ -8,7 +8,7 @@ from recurrences import assert_close_results, results_and_gradients
 from torch import Tensor
 from torch.nn import functional as F
 
-from gramian.errors import ShapeError
+from gramian.errors import ConfigError, ShapeError
 from gramian.kernels import causal_conv1d, mamba2_inner, ssd
 from gramian.kernels.gated_norm import gated_rms_norm_in_torch
 from gramian.kernels.mamba2_inner import mamba2_inner_by_parts
@@ -20,6 +20,7 @@ SHAPES = [
     (1, 33, 6, 5, 2, 7, 4),
     (3, 70, 4, 16, 4, 16, 3),
     (8, 40, 12, 4, 1, 20, 2),  # heads of a group in more than one task
+    (8, 40, 12, 4, 2, 7, 4),
     (8, 1, 2, 4, 1, 3, 1),
     (16, 100, 2, 64, 1, 70, 4),
 ]
@@ -70,7 +71,7 @@ def test_gradients_are_the_derivatives_of_the_values() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
-def test_bits_do_not_depend_on_threads_or_on_the_rest_of_the_batch(batch: int) -> None:
+def test_bits_do_not_depend_on_threads(batch: int) -> None:
     """Nor on where rows begin: with whole pieces on a thread, or all tasks of a stage together."""
     tensors = example((batch, 70, 6, 8, 1, 20, 4), torch.float32)
     apart = in_lines(tensors[0], *tensors[0].shape).copy_(tensors[0])
@@ -81,9 +82,17 @@ def test_bits_do_not_depend_on_threads_or_on_the_rest_of_the_batch(batch: int) -
     torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-    if batch == 8:
-        alone = mamba2_inner(tensors[0][5:6], *tensors[1:])
-        torch.testing.assert_close(alone, results[0][0][5:6])
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 9), (3, 1), (1, 1)])
+def test_pieces_of_a_larger_input_may_have_any_strides_where_an_axis_has_one_entry(batch: int, length: int) -> None:
+    whole, *parameters = example((5, 20, 4, 4, 2, 3, 4))
+    piece = whole[2 : 2 + batch, 7 : 7 + length]
+    found, expected = (
+        results_and_gradients(lambda t: (mamba2_inner(*t, groups=2),), (given, *parameters))
+        for given in (piece, piece.clone())
+    )
+    assert_close_results(found, expected, 1e-14)
 
 
 def test_the_bias_of_the_convolution_is_optional() -> None:
@@ -96,7 +105,7 @@ def test_the_bias_of_the_convolution_is_optional() -> None:
 
 @pytest.mark.parametrize("biased", [True, False])
 def test_the_operator_passes_the_checks_of_torch(biased: bool) -> None:
-    zxbcdt, weight, bias, *rest = (t.requires_grad_() for t in example((2, 5, 4, 3, 2, 4, 4)))
+    zxbcdt, weight, bias, *rest = (t.requires_grad_() for t in example((2, 5, 4, 3, 2, 4, 4 if biased else 2)))
     arguments = (zxbcdt, weight, bias if biased else None, *rest, 2, 1e-5, 3)
     torch.library.opcheck(torch.ops.gramian.mamba2_inner.default, arguments)
 
@@ -131,7 +140,7 @@ def test_what_does_not_fit_is_refused() -> None:
         mamba2_inner(zxbcdt[..., 1:], weight, bias, *rest, groups=2)
     with pytest.raises(ShapeError, match=r"conv_bias with sizes \(57,\)"):
         mamba2_inner(zxbcdt, weight, bias[1:], *rest, groups=2)
-    with pytest.raises(ShapeError, match="30 inner channels, 6 heads, 4 groups and 58 convolved channels"):
+    with pytest.raises(ShapeError, match=r"6 heads, 4 groups, norm_weight \(30,\) and conv_weight \(58, 4\)"):
         mamba2_inner(zxbcdt, weight, bias, *rest, groups=4)
     with pytest.raises(ShapeError, match=r"D with sizes \(5,\)"):
         mamba2_inner(zxbcdt, weight, bias, dt_bias, A_log, D[1:], norm, groups=2)
@@ -139,3 +148,7 @@ def test_what_does_not_fit_is_refused() -> None:
         mamba2_inner(zxbcdt, weight, bias, dt_bias, A_log, D, norm[:, None], groups=2)
     with pytest.raises(ShapeError, match=r"zxbcdt \(33, 94\)"):
         mamba2_inner(zxbcdt[0], weight, bias, *rest, groups=2)
+    with pytest.raises(ShapeError, match=r"conv_weight \(58, 0\)"):
+        mamba2_inner(zxbcdt, weight[:, :0], bias, *rest, groups=2)
+    with pytest.raises(ConfigError, match="chunk=0"):
+        mamba2_inner(zxbcdt, weight, bias, *rest, groups=2, chunk=0)

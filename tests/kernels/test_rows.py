@@ -40,14 +40,21 @@ def test_rows_begin_at_lines_of_64_bytes(dtype: torch.dtype) -> None:
 def test_the_operator_passes_the_checks_of_torch(bias: bool) -> None:
     x, *parameters = example(bias)
     leaves = [t.requires_grad_() for t in (x.flatten(0, 1), *parameters)]
-    torch.library.opcheck(torch.ops.gramian.linear_in_lines.default, (*leaves, *([] if bias else [None])))
+    torch.library.opcheck(torch.ops.gramian.rows_in_lines.default, (*leaves, *([] if bias else [None])))
 
 
 def test_only_gradients_that_are_wanted_are_made() -> None:
     x, weight = example(False)
-    linear_in_lines(x, weight.requires_grad_()).sum().backward()
+    bias = torch.zeros(11, dtype=torch.float64)
+    linear_in_lines(x, weight.requires_grad_(), bias).sum().backward()
     assert x.grad is None
+    assert bias.grad is None
     torch.testing.assert_close(weight.grad, x.sum((0, 1)).expand(11, 7))
+
+
+def test_one_row_has_no_axis_before_it() -> None:
+    x, weight, bias = example(True)
+    torch.testing.assert_close(linear_in_lines(x[0, 0], weight, bias), F.linear(x, weight, bias)[0, 0])
 
 
 def test_autocast_and_half_precision_are_torch_s() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gramian.kernels.native import array, compiled, entry, run, run_with_workspace
+from gramian.kernels.native import At, array, compiled, entry, run, run_with_workspace
 from gramian.kernels.stages import Stage, launch_stages
 
 EACH = 3
@@ -64,3 +64,47 @@ def test_one_stage_is_a_launch() -> None:
     source, target = torch.arange(4.0), torch.empty(8)
     launch_stages([Stage(double_entry, 1, (source, target))], 4, torch.float32)
     assert target.tolist() == [0, 1, 1, 2, 2, 3, 3, 4]
+
+
+@compiled
+def _leave(index, args, real):
+    """Two numbers of a piece, in scratch memory from its second place on."""
+    source, inside = array(args[0], index + 1, real), array(args[1], 4 * index + 2, real)
+    inside[4 * index], inside[4 * index + 1] = source[index], args[2]
+
+
+@entry
+def leave_entry(data):
+    run(_leave, data)
+
+
+@compiled
+def _take(index, args, real):
+    inside, target = array(args[0], 4 * index + 3, real), array(args[1], index + 1, real)
+    target[index] = inside[4 * index + 1] + inside[4 * index + 2]
+
+
+@entry
+def take_entry(data):
+    run(_take, data)
+
+
+@pytest.mark.parametrize(("threads", "entries"), [(1, 1), (2, 2), (3, 30)])
+def test_a_worker_takes_its_pieces_through_one_entry_of_scratch_memory(threads: int, entries: int) -> None:
+    """Numbers are not moved, whatever their value; where pieces are few for the threads, each has its own entry."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    pieces = 30 if threads < 3 else 10
+    source, target, large = torch.arange(30.0), torch.empty(30), torch.empty(5000)
+    scratch = torch.full((pieces, 4), -1.0)
+    size = scratch.data_ptr() + 8 if threads == 2 else 7
+    inside = scratch[:, 1:]
+    stages = [
+        Stage(leave_entry, 1, (source, At(inside), size, large)),
+        Stage(take_entry, 1, (scratch, target, large)),
+    ]
+    launch_stages(stages, pieces, torch.float32, scratch=[scratch])
+    torch.set_num_threads(before)
+    assert torch.equal(target[:pieces], source[:pieces] + float(size))
+    assert (scratch[:, 0] == -1).all()
+    assert int((scratch[:, 1] != -1).sum()) <= min(entries, pieces)

@@ -137,8 +137,17 @@ def test_autocast_changes_little() -> None:
         assert_autocast_changes_little(layer(projection=projection).float(), sequences(2, 33, 12, torch.float32))
 
 
-def test_it_compiles_to_one_graph() -> None:
-    assert_one_graph(layer(projection=4).float(), sequences(2, 33, 12, torch.float32))
+@pytest.mark.parametrize("projection", [None, 4])
+def test_it_compiles_to_one_graph(projection: int | None) -> None:
+    assert_one_graph(layer(projection=projection).float(), sequences(2, 33, 12, torch.float32))
+
+
+def test_a_norm_of_another_kind_is_used_as_it_is() -> None:
+    mamba, u = layer(), sequences(2, 9, 12)
+    before = mamba(u)
+    mamba.norm.gate_first = False
+    torch.testing.assert_close(mamba(u), mamba.scan(u)[0])
+    assert not torch.allclose(mamba(u), before)
 
 
 def test_what_cannot_be_built_is_refused() -> None:

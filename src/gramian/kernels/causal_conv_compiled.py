@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gramian.kernels.causal_conv_native import TAPS, backward_entry, forward_entry
+from gramian.kernels.native import Argument, At
 from gramian.kernels.operators import operator
 from gramian.kernels.stages import Stage, launch_stages
 
@@ -58,15 +59,15 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 
 
-def _strip(x: Tensor) -> tuple[int, int, int]:
-    """Address, and strides of sequences and steps; the caller keeps the tensor alive."""
-    return x.data_ptr(), x.stride(0), x.stride(1)
+def _strip(x: Tensor) -> tuple[Argument, ...]:
+    """The tensor, and strides of sequences and steps."""
+    return At(x), x.stride(0), x.stride(1)
 
 
 def forward_stage(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool, y: Tensor) -> Stage:
     """What fills `y`, contiguous, for x whose columns lie side by side."""
     sizes = _Sizes(x, weight)
-    args: tuple[int | Tensor, ...] = (
+    args: tuple[Argument, ...] = (
         *sizes.head,
         int(silu),
         *_strip(x),
@@ -97,7 +98,7 @@ def backward_stage(
     line = sizes.tiles * sizes.lanes
     sums = Sums(x.new_empty(sizes.batch, TAPS - 1, line), x.new_empty(sizes.batch, TAPS + 1, line))
     tensors = sizes.coefficients(x, weight, bias, state)
-    args: tuple[int | Tensor, ...] = (*sizes.head, int(silu), *_strip(x), *tensors, *_strip(g), *_strip(g_x), *sums)
+    args: tuple[Argument, ...] = (*sizes.head, int(silu), *_strip(x), *tensors, *_strip(g), *_strip(g_x), *sums)
     return Stage(backward_entry, sizes.splits, args), sums
 
 

@@ -33,7 +33,7 @@ def _gated_attention(
     tasks = z.batch * z.heads
     work = v.new_empty(tasks, native.room.py_func(z).S_T)
     launch(native.forward_entry, tasks, v.dtype, *z, v, y, log_gate, k, q, first, before, work)
-    return y, before[:, :, -1].mT.contiguous(), before
+    return y, before[:, :, -1].mT.clone(memory_format=torch.contiguous_format), before
 
 
 @_gated_attention.register_fake
@@ -54,7 +54,7 @@ def _gated_attention_backward(
     work = v.new_empty(tasks, native.room.py_func(z).size)
     tensors = (v, g, g_v, log_gate, k, q, g_gate, g_k, g_q, before, ends, work)
     launch(native.backward_entry, tasks, v.dtype, *z, *tensors)
-    return g_v, g_gate, g_k, g_q, ends.mT.contiguous()
+    return g_v, g_gate, g_k, g_q, ends.mT.clone(memory_format=torch.contiguous_format)
 
 
 @_gated_attention_backward.register_fake

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from gramian.errors import ShapeError
 from gramian.kernels import gated_norm_native as native
+from gramian.kernels.native import Argument, At
 from gramian.kernels.operators import operator
 from gramian.kernels.stages import Stage, launch_stages
 
@@ -73,7 +74,7 @@ def _rows(m: Tensor) -> Tensor:
 
 
 class Normalisation(NamedTuple):
-    """How rows are normalised; tasks keep to `length` rows each of a sequence."""
+    """How rows are normalised, in sequences of `length` rows: no task crosses from one into the next."""
 
     groups: int
     gate_first: bool
@@ -83,10 +84,10 @@ class Normalisation(NamedTuple):
         """Of a sequence."""
         return -(-self.length // native.ROWS)
 
-    def sizes(self, y: Tensor, z: Tensor) -> tuple[int, ...]:
-        """What a task wants first, for matrices y and z, with their addresses."""
+    def sizes(self, y: Tensor, z: Tensor) -> tuple[Argument, ...]:
+        """What a task wants first, for matrices y and z."""
         rows, channels = y.shape
-        places = y.stride(0), z.stride(0), y.data_ptr(), z.data_ptr()
+        places = y.stride(0), z.stride(0), At(y), At(z)
         return rows, self.length, channels, self.groups, int(self.gate_first), *places
 
 
@@ -94,7 +95,7 @@ def forward_stage(
     y: Tensor, z: Tensor, weight: Tensor, out: Tensor, scales: Tensor, how: Normalisation, eps: float
 ) -> Stage:
     """What fills `out` and `scales`, contiguous, for matrices y and z with contiguous rows."""
-    args: tuple[int | Tensor, ...] = (*how.sizes(y, z), weight, y.new_full((1,), eps), out, scales)
+    args: tuple[Argument, ...] = (*how.sizes(y, z), weight, y.new_full((1,), eps), out, scales)
     return Stage(native.forward_entry, how.tasks(), args)
 
 
@@ -110,7 +111,7 @@ def backward_stage(
     how: Normalisation,
 ) -> Stage:
     """What fills `g_y`, contiguous, and `g_z`, a matrix with contiguous rows, and a row of `sums` for every task."""
-    args: tuple[int | Tensor, ...] = (*how.sizes(y, z), weight, scales, g, g_y, sums, g_z.stride(0), g_z.data_ptr())
+    args: tuple[Argument, ...] = (*how.sizes(y, z), weight, scales, g, g_y, sums, g_z.stride(0), At(g_z))
     return Stage(native.backward_entry, how.tasks(), args)
 
 
@@ -141,7 +142,7 @@ def _gated_rms_norm_backward(
     g, y, z, weight = g.contiguous(), _rows(y), _rows(z), weight.contiguous()
     how = Normalisation(groups, gate_first, len(y))
     sums = y.new_empty(how.tasks(), len(weight))
-    stage = backward_stage(g, y, z, weight, scales, g_y, g_z.flatten(0, -2), sums, how)
+    stage = backward_stage(g, y, z, weight, scales, g_y, g_z.view(-1, len(weight)), sums, how)
     launch_stages([stage], 1, y.dtype)
     return g_y, g_z, sums.sum(0)
 

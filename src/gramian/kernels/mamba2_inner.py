@@ -13,7 +13,7 @@ from gramian.kernels.causal_conv import causal_conv1d
 from gramian.kernels.causal_conv_native import TAPS
 from gramian.kernels.gated_norm import gated_rms_norm
 from gramian.kernels.mamba2_inner_compiled import Columns, mamba2_inner_compiled
-from gramian.kernels.ssd import chunk_length, ssd
+from gramian.kernels.ssd import check_chunk, chunk_length, ssd
 
 __all__ = ["mamba2_inner", "mamba2_inner_by_parts"]
 
@@ -39,8 +39,8 @@ def mamba2_inner(
         normalised y silu(z), times norm_weight
 
     On the CPU all of it is one operator: columns are read where they lie, gradients written where they belong, and a
-    sequence stays in the caches of one core on its way through. Elsewhere, and for filters that the compiled
-    convolution has no registers for, it is `mamba2_inner_by_parts`.
+    sequence stays in the caches of one core on its way through. Elsewhere, without states, and for filters that the
+    compiled convolution has no registers for, it is `mamba2_inner_by_parts`.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def mamba2_inner(
 
     Raises
     ------
-    ShapeError
-        For shapes that do not fit.
+    ConfigError, ShapeError
+        For a chunk of no steps, and for shapes that do not fit.
 
     References
     ----------
@@ -76,6 +76,7 @@ def mamba2_inner(
     """
     tensors = (zxbcdt, conv_weight, conv_bias, dt_bias, A_log, D, norm_weight)
     _check(zxbcdt, conv_weight, conv_bias, dt_bias, A_log, D, norm_weight, groups)
+    check_chunk(chunk)
     fits = conv_weight.shape[1] <= TAPS and len(conv_weight) > len(norm_weight)
     if zxbcdt.device.type != "cpu" or not fits or zxbcdt.numel() == 0:
         return mamba2_inner_by_parts(*tensors, groups=groups, eps=eps, chunk=chunk)
@@ -126,10 +127,17 @@ def _check(
             "norm_weight (d_inner,).",
         )
     d_inner, mixed, heads = len(norm_weight), len(conv_weight), len(A_log)
-    if heads == 0 or heads % groups or d_inner % heads or mixed < d_inner or (mixed - d_inner) % (2 * groups):
+    if (
+        min(heads, d_inner, conv_weight.shape[1]) == 0
+        or heads % groups
+        or d_inner % heads
+        or mixed < d_inner
+        or (mixed - d_inner) % (2 * groups)
+    ):
         raise ShapeError(
-            f"{d_inner} inner channels, {heads} heads, {groups} groups and {mixed} convolved channels were given.",
-            "Needed: whole heads, as many a group, and d_inner + 2 groups N convolved channels.",
+            f"{heads} heads, {groups} groups, norm_weight ({d_inner},) and conv_weight {tuple(conv_weight.shape)} were "
+            "given.",
+            "Needed: whole heads, as many a group, norm_weight (d_inner,), conv_weight (d_inner + 2 groups N, width).",
         )
     wanted = {
         "zxbcdt": (zxbcdt.shape[2:], (d_inner + mixed + heads,)),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gramian.kernels import causal_conv_compiled as conv
 from gramian.kernels import gated_norm, ssd_compiled, step_sizes_native
+from gramian.kernels.native import Argument, At
 from gramian.kernels.operators import operator
 from gramian.kernels.rows import in_lines
 from gramian.kernels.ssd_compiled import Gradients, distance, states_before_chunks
@@ -75,9 +76,9 @@ def _matrix(m: Tensor) -> Tensor:
     return m.flatten(0, 1).flatten(1)
 
 
-def _steps(dt: Tensor, dt_bias: Tensor, A: Tensor) -> tuple[int | Tensor, ...]:
+def _steps(dt: Tensor, dt_bias: Tensor, A: Tensor) -> tuple[Argument, ...]:
     """What the kernels for step sizes want first."""
-    return *dt.shape, distance(dt), dt.data_ptr(), dt_bias.contiguous(), A
+    return *dt.shape, distance(dt), At(dt), dt_bias.contiguous(), A
 
 
 @operator("mamba2_inner", cpu_only=True)
@@ -163,7 +164,7 @@ def _inner_backward(
     norm_sums, step_sums = z.new_empty(len(z) * how.tasks(), columns.d_inner), z.new_empty(len(z), 2, len(D))
     normed = (g.contiguous(), _matrix(y), _matrix(z), norm_weight.contiguous(), scales)
     driven = (*columns.driven(mixed), log_decay, delta, D.contiguous(), before)
-    steps = (*_steps(dt, dt_bias, A), delta, g_delta, g_logs, step_sums, distance(g_dt), g_dt.data_ptr())
+    steps = (*_steps(dt, dt_bias, A), delta, g_delta, g_logs, step_sums, distance(g_dt), At(g_dt))
     last, conv_sums = conv.backward_stage(g_mixed, xBC, conv_weight, conv_bias, None, True, g_xBC)
     stages = [
         conv.forward_stage(xBC, conv_weight, conv_bias, None, True, mixed),

@@ -4,6 +4,8 @@ A *task* is a numba function ``task(index, args, real)`` that does one independe
 sequence of a batch. `launch` runs tasks ``0 .. tasks - 1`` on as many threads as torch is set to use, so there is one
 pool and one setting, ``torch.set_num_threads``. A second pool beside it would make both spin on the same cores.
 
+Instead, ``task(index, worker, args, real)`` can be told which thread it is on, by `run_with_workspace`.
+
 Arguments reach a task as one array of 64-bit integers: sizes as they are, tensors as addresses, numbers through `bits`.
 Inside, ``array(args[k], shape, real)`` is the tensor again. A task that is shared by threads in any order must give
 the same bits, so a task writes only what is its own, and sums over tasks are made afterwards, in order.
@@ -22,7 +24,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numba
 import numpy as np
@@ -35,10 +37,13 @@ from numba.np.arrayobj import populate_array
 from torch import Tensor
 
 __all__ = [
-    "BLOCK",
     "HEAD",
+    "WORDS",
     "WORKER",
+    "Argument",
+    "At",
     "Entry",
+    "address_of",
     "array",
     "bits",
     "compiled",
@@ -58,7 +63,7 @@ __all__ = [
 HEAD = 2  # integers before a task's own arguments: address of the task counter, number of tasks
 _ARGUMENTS = 60  # at most, of a task's own
 WORKER = HEAD + _ARGUMENTS  # where workers count themselves
-BLOCK = WORKER + 2  # integers in all; the last one is the counter of tasks
+WORDS = WORKER + 2  # integers in all; the last one is the counter of tasks
 _WORTH_THREADS = 4096  # numbers in the largest tensor
 
 # Fused multiply-adds and reciprocals are welcome. Sums keep their order: reassociation breaks the polynomials of exp
@@ -237,7 +242,16 @@ def openmp() -> Callable[[int, int, int, int], None] | None:
     return None
 
 
-def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: int | Tensor) -> None:
+class At(NamedTuple):
+    """A tensor of any strides, as an argument: a task gets its address, and is told the strides beside it."""
+
+    tensor: Tensor
+
+
+Argument: TypeAlias = int | Tensor | At
+
+
+def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: Argument) -> None:
     """Run ``task(0) ... task(tasks - 1)`` of `kernel` on at most ``torch.get_num_threads()`` threads.
 
     Where the largest tensor is small, one thread is faster than waking others.
@@ -249,25 +263,31 @@ def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: int | Tensor) -
     dtype
         float32 or float64 (or the complex type made of it): the type `real` of the task.
     args
-        Sizes, `bits` of numbers, and tensors. Tensors must be on the CPU and contiguous; the caller keeps them alive.
+        Sizes, `bits` of numbers, and tensors on the CPU, which must be contiguous if they are not wrapped in `At`.
     """
-    data = (ctypes.c_int64 * BLOCK)(0, tasks, *values_of(args))
+    data = (ctypes.c_int64 * WORDS)(0, tasks, *values_of(args))
     address = ctypes.addressof(data)
-    data[0] = address + 8 * (BLOCK - 1)  # the counter is the last integer, and starts at zero
+    data[0] = address + 8 * (WORDS - 1)  # the counter is the last integer, and starts at zero
     workers = min(tasks, torch.get_num_threads()) if worth_threads(args) else 1
     run_on_threads(kernel, dtype, address, workers)
 
 
-def values_of(args: Sequence[int | Tensor]) -> list[int]:
+def values_of(args: Sequence[Argument]) -> list[int]:
     """Arguments as a task finds them: tensors by their addresses."""
     assert len(args) <= _ARGUMENTS
     assert all(not isinstance(t, Tensor) or (t.is_contiguous() and t.device.type == "cpu") for t in args)
-    return [a.data_ptr() if isinstance(a, Tensor) else a for a in args]
+    return [a if isinstance(a, int) else address_of(a) for a in args]
 
 
-def worth_threads(args: Iterable[int | Tensor]) -> bool:
+def address_of(argument: Tensor | At) -> int:
+    """Where a tensor's first number is."""
+    return (argument.tensor if isinstance(argument, At) else argument).data_ptr()
+
+
+def worth_threads(args: Iterable[Argument]) -> bool:
     """Whether one of the tensors is large enough to wake a thread for it."""
-    return max((a.numel() for a in args if isinstance(a, Tensor)), default=0) >= _WORTH_THREADS
+    sizes = ((a.tensor if isinstance(a, At) else a).numel() for a in args if not isinstance(a, int))
+    return max(sizes, default=0) >= _WORTH_THREADS
 
 
 def run_on_threads(kernel: Entry, dtype: torch.dtype, address: int, workers: int) -> None:

@@ -40,7 +40,7 @@ def linear_in_lines(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     Returns
     -------
     Tensor
-        ``(..., columns out)``: under autocast, and for types or devices that differ, torch's own.
+        ``(..., columns out)``: torch's own under autocast, for mixed types and on other devices.
     """
     if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:]:
         raise ShapeError(
@@ -52,10 +52,10 @@ def linear_in_lines(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     if not alike or not here or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     flat: Tensor = _linear(x.reshape(-1, x.shape[-1]), weight, bias)
-    return flat.unflatten(0, x.shape[:-1])
+    return flat.view(*x.shape[:-1], len(weight))
 
 
-@operator("linear_in_lines", cpu_only=True)
+@operator("rows_in_lines", cpu_only=True)
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = in_lines(x, len(x), len(weight))
     if bias is None:
@@ -69,9 +69,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-    x, weight, bias = inputs
-    ctx.biased = bias is not None
-    ctx.save_for_backward(x, weight)
+    ctx.save_for_backward(*inputs[:2])
 
 
 def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -79,7 +77,7 @@ def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad
     g_x = g @ weight if wanted[0] else None
     g_weight = g.t() @ x if wanted[1] else None
-    return g_x, g_weight, g.sum(0) if ctx.biased else None
+    return g_x, g_weight, g.sum(0) if wanted[2] else None
 
 
 _linear.register_autograd(_differentiate, setup_context=_save)

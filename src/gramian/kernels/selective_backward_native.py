@@ -44,7 +44,7 @@ from gramian.kernels.vectors import lanes, splat, splat_like
 
 __all__ = ["backward_entry", "backward_room"]
 
-FROM_ZERO = 12  # whether the adjoint states are zero at first
+_FROM_ZERO = 12  # whether the adjoint states are zero at first
 _U, _DT, _Z, _B, _C, _G = range(13, 37, 4)  # strips
 _PLAIN, _G_U, _G_DT, _G_Z, _G_B, _G_C = range(37, 43)
 _A, _D, _BIAS, _BOUNDARY, _ADJOINT, _SUMS, _WORK = range(43, 50)
@@ -206,7 +206,7 @@ def _start(args, adjoint, sums, g_D, g_bias, mine, own, real):  # type: ignore[n
     for n in range(0, args[ROWS], 4):
         i = (n * tiles + 4 * mine) * W
         _clear(sums[i:], 4 * own, real)
-        if args[FROM_ZERO]:
+        if args[_FROM_ZERO]:
             _clear(adjoint[i:], 4 * own, real)
     _clear(g_D, own, real)
     _clear(g_bias, own, real)

@@ -13,7 +13,7 @@ from gramian.kernels.ssd_compiled import ssd_compiled
 from gramian.kernels.ssd_recomputed import ssd_recomputed
 from gramian.kernels.ssd_reference import ssd_by_steps
 
-__all__ = ["SSD_BACKENDS", "chunk_length", "ssd"]
+__all__ = ["SSD_BACKENDS", "check_chunk", "chunk_length", "ssd"]
 
 SSD_BACKENDS = ("numba", "chunked", "torch", "reference")
 
@@ -147,6 +147,11 @@ def _check(
             raise ShapeError(
                 f"{name} {tuple(tensor.shape)} was given, with x {tuple(x.shape)}; needed: {tuple(shape)}."
             )
+    check_chunk(chunk)
+
+
+def check_chunk(chunk: int | None) -> None:
+    """Raise for a chunk of no steps."""
     if chunk is not None and chunk < 1:
         raise ConfigError(f"chunk={chunk} was given; needed: at least 1.", cure="chunk=None")
 

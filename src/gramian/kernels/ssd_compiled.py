@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gramian.kernels import ssd_native as native
+from gramian.kernels.native import At
 from gramian.kernels.operators import operator
 from gramian.kernels.ssd_workspace import Sizes, backward_room, forward_room
 from gramian.kernels.stages import Stage, launch_stages
@@ -95,7 +96,7 @@ def forward_stages(
     each, rows = z.groups * z.parts, (distance(x), distance(B))
     work = _workspace(x, z.batch * each, forward_room.py_func(z).size)
     tensors = (y, log_decay, dt, D, before, work, 0 if state is None else state)
-    places = (t.data_ptr() for t in (x, B, C))
+    places = (At(t) for t in (x, B, C))
     return [Stage(native.forward_entry, each, (*z, *rows, *places, *tensors))]
 
 
@@ -132,13 +133,13 @@ def backward_stages(
     parts = [x.new_empty(z.parts, *B.shape) for _ in range(2 if z.parts > 1 else 0)]
     g_B, g_C = parts or (grads.B, grads.C)
     rows = distance(x), distance(B), distance(grads.x), z.groups * z.N if parts else distance(grads.B)
-    places = (t.data_ptr() for t in (x, B, C, grads.x, g_B, g_C))
+    places = (At(t) for t in (x, B, C, grads.x, g_B, g_C))
     tensors = (g_y, log_decay, dt, D, grads.log_decay, grads.dt, grads.D, before, work)
     ends = (0 if t is None else t for t in (g_final, g_state))
     stages = [Stage(native.backward_entry, each, (*z, *rows, *places, *tensors, *ends))]
     for part, whole in zip(parts, (grads.B, grads.C) if parts else (), strict=True):
         sizes = z.batch, z.L, z.groups * z.N, z.parts, distance(whole)
-        stages.append(Stage(native.fold_entry, 1, (*sizes, part, whole.data_ptr())))
+        stages.append(Stage(native.fold_entry, 1, (*sizes, part, At(whole))))
     return stages
 
 
@@ -166,7 +167,11 @@ def _ssd(
     y, before = x.new_empty(x.shape), states_before_chunks(x, B, T)
     first = None if state is None else state.mT.contiguous()
     launch_stages(forward_stages(x, B, C, y, log_decay, dt, D, before, T, first), len(x), x.dtype)
-    return y, before[:, :, -1].mT.contiguous() if final_state else x.new_empty(0), before
+    return (
+        y,
+        before[:, :, -1].mT.clone(memory_format=torch.contiguous_format) if final_state else x.new_empty(0),
+        before,
+    )
 
 
 @_ssd.register_fake
@@ -208,7 +213,7 @@ def _ssd_backward(
     ends = g_final.mT.contiguous() if g_final.numel() else None
     firsts = before.new_empty(before[:, :, 0].shape) if stateful else None
     launch_stages(backward_stages(g_y, x, B, C, log_decay, dt, D, before, grads, T, ends, firsts), len(x), x.dtype)
-    g_state = x.new_empty(0) if firsts is None else firsts.mT.contiguous()
+    g_state = x.new_empty(0) if firsts is None else firsts.mT.clone(memory_format=torch.contiguous_format)
     return g_x, grads.log_decay, g_B, g_C, g_state, grads.dt, grads.D.sum(0)
 
 

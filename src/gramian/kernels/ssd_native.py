@@ -259,4 +259,5 @@ def backward_entry(data):  # type: ignore[no-untyped-def]
 
 @entry
 def fold_entry(data):  # type: ignore[no-untyped-def]
+    """Sequences, steps, columns, parts, numbers from row to row of the sums; parts, and sums."""
     run(_fold, data)

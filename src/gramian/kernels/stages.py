@@ -18,9 +18,11 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from gramian.kernels.native import (
-    BLOCK,
+    WORDS,
     WORKER,
+    Argument,
     Entry,
+    address_of,
     array,
     compiled,
     entry,
@@ -43,7 +45,7 @@ class Stage(NamedTuple):
 
     kernel: Entry
     each: int
-    args: tuple[int | Tensor, ...]
+    args: tuple[Argument, ...]
 
 
 @intrinsic
@@ -65,16 +67,16 @@ def _piece(index, worker, args, real):  # type: ignore[no-untyped-def]
 
     A stage counts places in scratch memory from the piece's number on: moved there, they are the worker's.
     """
-    stages, told = args[0], args[1]
-    own = told + 8 * BLOCK * (2 * stages + worker)
-    block = array(own, BLOCK, 0)
+    stages, blocks = args[0], args[1]
+    own = blocks + 8 * WORDS * (2 * stages + worker)
+    block = array(own, WORDS, 0)
     for k in range(stages):
-        common, moves = array(told + 16 * BLOCK * k, BLOCK, 0), array(told + 16 * BLOCK * k + 8 * BLOCK, BLOCK, 0)
-        for i in range(BLOCK):
+        common, moves = array(blocks + 16 * WORDS * k, WORDS, 0), array(blocks + 16 * WORDS * k + 8 * WORDS, WORDS, 0)
+        for i in range(WORDS):
             block[i] = common[i] + moves[i] * (worker - index)
         each = common[1]
-        block[0], block[1] = own + 8 * (BLOCK - 1), (index + 1) * each
-        block[BLOCK - 1], block[WORKER] = index * each, worker
+        block[0], block[1] = own + 8 * (WORDS - 1), (index + 1) * each
+        block[WORDS - 1], block[WORKER] = index * each, worker
         _call(common[0], own)
 
 
@@ -104,27 +106,30 @@ def launch_stages(stages: Sequence[Stage], pieces: int, dtype: torch.dtype, scra
         for stage in stages:
             launch(stage.kernel, pieces * stage.each, dtype, *stage.args)
         return
-    told = _told(stages, threads, is_double(dtype), scratch)
-    head = (ctypes.c_int64 * BLOCK)(0, pieces, len(stages), ctypes.addressof(told))
-    head[0] = ctypes.addressof(head) + 8 * (BLOCK - 1)
+    assert all(t.is_contiguous() and len(t) == pieces for t in scratch)
+    blocks = _blocks(stages, threads, is_double(dtype), scratch)
+    head = (ctypes.c_int64 * WORDS)(0, pieces, len(stages), ctypes.addressof(blocks))
+    head[0] = ctypes.addressof(head) + 8 * (WORDS - 1)
     worth = any(worth_threads(stage.args) for stage in stages)
     run_on_threads(_pieces_entry, dtype, ctypes.addressof(head), min(pieces, threads) if worth else 1)
 
 
-def _told(stages: Sequence[Stage], threads: int, double: bool, scratch: Sequence[Tensor]) -> ctypes.Array[Any]:
+def _blocks(stages: Sequence[Stage], threads: int, double: bool, scratch: Sequence[Tensor]) -> ctypes.Array[Any]:
     """For each stage a block of its code's address, tasks a piece, and arguments, and one of how far these move from
     piece to piece; and room for a block of every worker."""
-    blocks = (ctypes.c_int64 * (BLOCK * (2 * len(stages) + threads)))()
+    blocks = (ctypes.c_int64 * (WORDS * (2 * len(stages) + threads)))()
     places = [(t.data_ptr(), t.data_ptr() + t.nbytes, t.nbytes // len(t)) for t in scratch]
     for k, stage in enumerate(stages):
-        values = values_of(stage.args)
-        told: list[ctypes.c_int64 | int] = [stage.kernel.native(double)[0], stage.each, *values]
-        moves: list[ctypes.c_int64 | int] = [0, 0, *(_move(v, places) for v in values)]
-        blocks[2 * k * BLOCK : 2 * k * BLOCK + len(told)] = told
-        blocks[(2 * k + 1) * BLOCK : (2 * k + 1) * BLOCK + len(moves)] = moves
+        values: list[Any] = [stage.kernel.native(double)[0], stage.each, *values_of(stage.args)]
+        moves: list[Any] = [0, 0, *(_move(a, places) for a in stage.args)]
+        blocks[2 * k * WORDS : 2 * k * WORDS + len(values)] = values
+        blocks[(2 * k + 1) * WORDS : (2 * k + 1) * WORDS + len(moves)] = moves
     return blocks
 
 
-def _move(value: int, places: Sequence[tuple[int, int, int]]) -> int:
-    """Bytes from piece to piece if the value is an address in one of these places, or 0."""
-    return next((size for start, end, size in places if start <= value < end), 0)
+def _move(argument: Argument, places: Sequence[tuple[int, int, int]]) -> int:
+    """Bytes from piece to piece if it is a tensor in one of these places, or 0."""
+    if isinstance(argument, int):
+        return 0
+    address = address_of(argument)
+    return next((size for start, end, size in places if start <= address < end), 0)

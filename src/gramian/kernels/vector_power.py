@@ -1,4 +1,4 @@
-"""Powers of two, the bottleneck of a selective scan: one for every state and step.
+"""Powers of two, the bottleneck of a selective scan: one for every state and step; and of e, with the same table.
 
 ``2**x = t + t f q(f)``, where ``t = 2**(x - f)`` is made of bits. Adding a large number rounds x to a grid, and leaves
 the grid point's number in the lowest bits. On the grid f = 0 the result is exact, so that states which hardly decay do
@@ -19,9 +19,20 @@ from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
 
-from gramian.kernels.vectors import Vector, as_integers, as_reals, constant, declared, splat_like, where
+from gramian.kernels.native import compiled
+from gramian.kernels.vectors import (
+    Vector,
+    as_integers,
+    as_reals,
+    constant,
+    declared,
+    nearest,
+    splat_like,
+    to_integers,
+    where,
+)
 
-__all__ = ["power_of_two"]
+__all__ = ["exp_by_polynomial", "exp_in_range", "power_of_two"]
 
 _GRID = 16
 
@@ -111,3 +122,35 @@ def _single_by_table(x):  # type: ignore[no-untyped-def]
     n = where(n > 1228933120, splat_like(n, 1228933120), n)  # 128
     t = as_reals(_mantissa(n) + (n << 19))
     return t + t * f * q
+
+
+@compiled
+def exp_by_polynomial(x):  # type: ignore[no-untyped-def]
+    """``2**n e**r`` with r = x - n log 2, at most log(2) / 2; log 2 in two parts, so that r is exact."""
+    n = nearest(x * 1.44269504)
+    r = x - n * 0.693359375 + n * 2.12194440e-4
+    p = r * (1 / 5040) + 1 / 720
+    p = p * r + 1 / 120
+    p = p * r + 1 / 24
+    p = p * r + 1 / 6
+    p = p * r + 0.5
+    p = p * r + 1.0
+    p = p * r + 1.0
+    return p * as_reals((to_integers(n) + 127) << 23)
+
+
+@compiled
+def _exp_by_table(x):  # type: ignore[no-untyped-def]
+    """The same on a grid of sixteenths of log 2."""
+    shifted = x * 1.44269504 + 786432.0
+    n = shifted - 786432.0
+    r = x - n * 0.693359375 + n * 2.12194440e-4
+    q = r * (1 / 6) + 0.5
+    q = q * r + 1.0
+    bits = as_integers(shifted)
+    t = as_reals(_mantissa(bits) + (bits << 19))
+    return t + t * r * q
+
+
+exp_in_range = _exp_by_table if _looks_up() else exp_by_polynomial
+"""``e**x`` of a vector of float32 to two units in the last place, for x from -87 to 88."""

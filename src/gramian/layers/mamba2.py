@@ -149,7 +149,8 @@ class Mamba2(SelectiveLayer):
 
     def forward(self, u: Tensor) -> Tensor:
         """Outputs ``(batch, L, d_model)`` for inputs ``(batch, L, d_model)``, from a zero state."""
-        if self.B_projection is not None or self.backend != "auto":
+        usual_norm = type(self.norm) is GatedRMSNorm and self.norm.gate_first and self.norm.groups == self.n_groups
+        if self.B_projection is not None or self.backend != "auto" or not usual_norm:
             return self._run(u, None)[0]
         inner = mamba2_inner(
             self.in_proj(u),
