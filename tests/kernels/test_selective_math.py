@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from gramian.kernels.native import array, compiled, entry, launch, run
 from gramian.kernels.selective_math import silu, silu_and_slope, softplus, softplus_and_slope
 from gramian.kernels.vector_memory import broadcast, load, store, store_whole
-from gramian.kernels.vector_power import _single, exp_by_polynomial, power_of_two
+from gramian.kernels.vector_power import _single, power_of_e, power_of_two
 from gramian.kernels.vector_sums import totals
 from gramian.kernels.vectors import lanes
 
@@ -23,10 +23,9 @@ _single_without_table = compiled(_single)  # what processors without AVX-512 run
 @compiled
 def _powers(index, args, real):
     n = args[0]
-    x, out = array(args[1], n, real), array(args[2], 2 * n, real)
+    x, out = array(args[1], n, real), array(args[2], n, real)
     for i in range(0, n, lanes(real)):
         store(out, i, n, _single_without_table(load(x, i, n)))
-        store(out, n + i, 2 * n, exp_by_polynomial(load(x, i, n)))
 
 
 @entry
@@ -37,7 +36,7 @@ def _powers_entry(data):
 @compiled
 def _apply(index, args, real):
     n = args[0]
-    x, out = array(args[1], n, real), array(args[2], 7 * n, real)
+    x, out = array(args[1], n, real), array(args[2], 8 * n, real)
     for i in range(0, n, lanes(real)):
         v = load(x, i, n)
         store(out, i, n, power_of_two(v))
@@ -49,6 +48,7 @@ def _apply(index, args, real):
         a, b = silu_and_slope(v)
         store(out, 5 * n + i, 6 * n, a)
         store(out, 6 * n + i, 7 * n, b)
+        store(out, 7 * n + i, 8 * n, power_of_e(v))
 
 
 @entry
@@ -57,7 +57,7 @@ def _apply_entry(data):
 
 
 def applied(x: Tensor) -> Tensor:
-    out = torch.zeros(7, len(x), dtype=x.dtype)
+    out = torch.zeros(8, len(x), dtype=x.dtype)
     launch(_apply_entry, 1, x.dtype, len(x), x, out)
     return out
 
@@ -68,6 +68,7 @@ def test_functions_of_vectors_are_accurate(dtype: torch.dtype, ulp: float) -> No
     exact, results = x.double(), applied(x).double()
     gate, rest = torch.sigmoid(exact), torch.sigmoid(-exact)
     assert ((results[0] / exact.exp2() - 1).abs() < 2 * ulp).all()
+    assert ((results[7] / exact.exp() - 1).abs() < 2 * ulp).all()
     assert results[0][-1] == 1
     for row, y in ((1, F.softplus(exact)), (2, F.softplus(exact)), (4, F.silu(exact)), (5, F.silu(exact))):
         assert ((results[row] - y).abs() <= 4 * ulp * y.abs()).all()
@@ -84,15 +85,19 @@ def test_powers_beyond_the_range_of_exponents(dtype: torch.dtype, lowest: int, h
     assert powers[3] == 2.0**lowest
     assert powers[4] == 2.0**highest
     assert not powers[5:].isfinite().any()
-    assert applied(torch.tensor([torch.nan], dtype=dtype))[0].isnan().all()
+    assert applied(torch.tensor([torch.nan], dtype=dtype))[[0, 7]].isnan().all()
+
+
+def test_powers_of_e_are_limited_in_float32() -> None:
+    x = torch.tensor([-1e30, -87.5, -87.0, 88.0, 89.0, torch.inf])
+    expected = x.clamp(-87, 88).double().exp()
+    assert ((applied(x)[7].double() / expected - 1).abs() < 2.4e-7).all()
 
 
 def test_powers_need_no_table() -> None:
     x = torch.cat([torch.linspace(-126, 126, 40011), torch.tensor([0.0, 1e-3, torch.nan, 200.0, -1e30])])
-    powers, exps = torch.zeros(2, len(x))
+    powers = torch.zeros_like(x)
     launch(_powers_entry, 1, x.dtype, len(x), x, powers)
-    within = (x > -87) & (x < 88)
-    assert ((exps[within].double() / x[within].double().exp() - 1).abs() < 2.4e-7).all()
     inside = x.abs() < 100  # far below, parts of a power are too small for the processor
     assert ((powers[inside].double() / x[inside].double().exp2() - 1).abs() < 2.4e-7).all()
     assert powers[-5] == 1

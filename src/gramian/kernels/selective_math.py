@@ -8,7 +8,7 @@ from numba import types
 from numba.extending import overload
 
 from gramian.kernels.native import compiled
-from gramian.kernels.vector_math import exp
+from gramian.kernels.vector_power import power_of_e
 from gramian.kernels.vectors import Vector, splat_like, where
 
 __all__ = ["silu", "silu_and_slope", "softplus", "softplus_and_slope"]
@@ -52,7 +52,7 @@ def _log_1p_of_vector(x):  # type: ignore[no-untyped-def]
 @compiled
 def softplus_and_slope(x):  # type: ignore[no-untyped-def]
     """``log(1 + exp(x))``, and its derivative; x and 1 above 20, as in torch."""
-    small = exp(where(x > 0.0, x * -1.0, x))
+    small = power_of_e(where(x > 0.0, x * -1.0, x))
     value = where(x > 20.0, x, where(x > 0.0, x, splat_like(x, 0.0)) + _log_1p(small))
     one = splat_like(x, 1.0)
     return value, where(x > 20.0, one, where(x > 0.0, one, small) / (small + 1.0))
@@ -61,20 +61,20 @@ def softplus_and_slope(x):  # type: ignore[no-untyped-def]
 @compiled
 def softplus(x):  # type: ignore[no-untyped-def]
     """``log(1 + exp(x))``; x above 20, as in torch."""
-    small = exp(where(x > 0.0, x * -1.0, x))
+    small = power_of_e(where(x > 0.0, x * -1.0, x))
     return where(x > 20.0, x, where(x > 0.0, x, splat_like(x, 0.0)) + _log_1p(small))
 
 
 @compiled
 def silu(x):  # type: ignore[no-untyped-def]
     """``x`` times its logistic function."""
-    return x / (exp(x * -1.0) + 1.0)
+    return x / (power_of_e(x * -1.0) + 1.0)
 
 
 @compiled
 def silu_and_slope(x):  # type: ignore[no-untyped-def]
     """``x`` times its logistic function, and the derivative of that."""
-    small = exp(x * -1.0)
+    small = power_of_e(x * -1.0)
     gate = 1.0 / (small + 1.0)
     rest = where(x > 0.0, small * gate, 1.0 - gate)  # where the gate is nearly 1, the difference would be rounding
     value = x * gate

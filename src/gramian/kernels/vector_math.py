@@ -14,8 +14,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from gramian.kernels.native import compiled
-from gramian.kernels.vector_power import exp_in_range
-from gramian.kernels.vectors import Vector, splat_like, where
+from gramian.kernels.vectors import Vector, as_reals, nearest, splat_like, to_integers, where
 
 __all__ = ["erf", "exp", "keep", "keys", "logistic", "normal_density"]
 
@@ -54,13 +53,21 @@ def _exp(x):  # type: ignore[no-untyped-def]
 
         return by_lanes
 
-    return _exp_of_floats
+    def by_polynomial(x):  # type: ignore[no-untyped-def]
+        # 2**n e**r with r = x - n log 2, |r| <= log(2) / 2; log 2 in two parts, so that r is exact.
+        x = where(x > 88.0, splat_like(x, 88.0), where(x < -87.0, splat_like(x, -87.0), x))
+        n = nearest(x * 1.44269504)
+        r = x - n * 0.693359375 + n * 2.12194440e-4
+        p = r * (1 / 5040) + 1 / 720
+        p = p * r + 1 / 120
+        p = p * r + 1 / 24
+        p = p * r + 1 / 6
+        p = p * r + 0.5
+        p = p * r + 1.0
+        p = p * r + 1.0
+        return p * as_reals((to_integers(n) + 127) << 23)
 
-
-def _exp_of_floats(x):  # type: ignore[no-untyped-def]
-    return exp_in_range(
-        where(x > 88.0, splat_like(x, 88.0), where(x < -87.0, splat_like(x, -87.0), x))
-    )  # NaN stays NaN
+    return by_polynomial
 
 
 def erf(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Powers of two, the bottleneck of a selective scan: one for every state and step; and of e, with the same table.
+"""Powers of two, the bottleneck of a selective scan: one for every state and step.
 
 ``2**x = t + t f q(f)``, where ``t = 2**(x - f)`` is made of bits. Adding a large number rounds x to a grid, and leaves
 the grid point's number in the lowest bits. On the grid f = 0 the result is exact, so that states which hardly decay do
@@ -6,7 +6,7 @@ so at the right rate. Numbers of grid points are limited as integers, in units o
 arithmetic leaves idle; NaN stays NaN.
 
 A grid of whole numbers needs a polynomial of degree 5. With AVX-512 one instruction looks 16 numbers up in a register,
-and a grid of sixteenths needs degree 2.
+and a grid of sixteenths needs degree 2. `power_of_e` uses the same table, for what surrounds a scan.
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
 
-from gramian.kernels.native import compiled
+from gramian.kernels.vector_math import exp
 from gramian.kernels.vectors import (
     Vector,
     as_integers,
     as_reals,
     constant,
     declared,
-    nearest,
     splat_like,
-    to_integers,
     where,
 )
 
-__all__ = ["exp_by_polynomial", "exp_in_range", "power_of_two"]
+__all__ = ["power_of_e", "power_of_two"]
 
 _GRID = 16
 
@@ -124,33 +122,29 @@ def _single_by_table(x):  # type: ignore[no-untyped-def]
     return t + t * f * q
 
 
-@compiled
-def exp_by_polynomial(x):  # type: ignore[no-untyped-def]
-    """``2**n e**r`` with r = x - n log 2, at most log(2) / 2; log 2 in two parts, so that r is exact."""
-    n = nearest(x * 1.44269504)
-    r = x - n * 0.693359375 + n * 2.12194440e-4
-    p = r * (1 / 5040) + 1 / 720
-    p = p * r + 1 / 120
-    p = p * r + 1 / 24
-    p = p * r + 1 / 6
-    p = p * r + 0.5
-    p = p * r + 1.0
-    p = p * r + 1.0
-    return p * as_reals((to_integers(n) + 127) << 23)
+def power_of_e(x: Any) -> Any:
+    """``e**x`` of a vector, to two units in the last place, with x limited to [-87, 88] in float32."""
+    raise NotImplementedError
 
 
-@compiled
+@overload(power_of_e)
+def _power_of_e(x):  # type: ignore[no-untyped-def]
+    if not isinstance(x, Vector):
+        return None
+    return _exp_by_table if x.element == types.float32 and _looks_up() else _exp_elsewhere
+
+
+def _exp_elsewhere(x):  # type: ignore[no-untyped-def]
+    return exp(x)
+
+
 def _exp_by_table(x):  # type: ignore[no-untyped-def]
-    """The same on a grid of sixteenths of log 2."""
+    x = where(x > 88.0, splat_like(x, 88.0), where(x < -87.0, splat_like(x, -87.0), x))  # NaN stays NaN
     shifted = x * 1.44269504 + 786432.0
     n = shifted - 786432.0
-    r = x - n * 0.693359375 + n * 2.12194440e-4
-    q = r * (1 / 6) + 0.5
-    q = q * r + 1.0
+    r = x - n * 0.693359375 + n * 2.12194440e-4  # log 2 in two parts, so that r is exact
+    p = r * (1 / 6) + 0.5
+    p = p * r + 1.0
+    p = p * r + 1.0
     bits = as_integers(shifted)
-    t = as_reals(_mantissa(bits) + (bits << 19))
-    return t + t * r * q
-
-
-exp_in_range = _exp_by_table if _looks_up() else exp_by_polynomial
-"""``e**x`` of a vector of float32 to two units in the last place, for x from -87 to 88."""
+    return p * as_reals(_mantissa(bits) + (bits << 19))
