@@ -123,7 +123,10 @@ def _single_by_table(x):  # type: ignore[no-untyped-def]
 
 
 def power_of_e(x: Any) -> Any:
-    """``e**x`` of a vector, to two units in the last place, with x limited to [-87, 88] in float32."""
+    """``e**x`` of a vector, to two units in the last place or the smallest normal number, whichever is more.
+
+    In float32, x is limited to [-87, 88].
+    """
     raise NotImplementedError
 
 
