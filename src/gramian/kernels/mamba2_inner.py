@@ -126,28 +126,23 @@ def _check(
             "Needed: zxbcdt (batch, L, columns), conv_weight (d_inner + 2 groups N, width), A_log (heads,), "
             "norm_weight (d_inner,).",
         )
-    d_inner, mixed, heads = len(norm_weight), len(conv_weight), len(A_log)
-    if (
-        min(heads, d_inner, conv_weight.shape[1]) == 0
-        or heads % groups
-        or d_inner % heads
-        or mixed < d_inner
-        or (mixed - d_inner) % (2 * groups)
-    ):
+    d_inner, (mixed, width), heads = len(norm_weight), conv_weight.shape, len(A_log)
+    whole = min(heads, d_inner, width) > 0 and heads % groups == 0 and d_inner % heads == 0
+    if not whole or mixed < d_inner or (mixed - d_inner) % (2 * groups):
         raise ShapeError(
             f"{heads} heads, {groups} groups, norm_weight ({d_inner},) and conv_weight {tuple(conv_weight.shape)} were "
             "given.",
             "Needed: whole heads, as many a group, norm_weight (d_inner,), conv_weight (d_inner + 2 groups N, width).",
         )
-    wanted = {
-        "zxbcdt": (zxbcdt.shape[2:], (d_inner + mixed + heads,)),
-        "conv_bias": ((mixed,) if conv_bias is None else conv_bias.shape, (mixed,)),
-        "dt_bias": (dt_bias.shape, (heads,)),
-        "D": (D.shape, (heads,)),
+    lines = {
+        "zxbcdt": (zxbcdt.shape[2:], d_inner + mixed + heads),
+        "conv_bias": ((mixed,) if conv_bias is None else conv_bias.shape, mixed),
+        "dt_bias": (dt_bias.shape, heads),
+        "D": (D.shape, heads),
     }
-    for name, (given, needed) in wanted.items():
-        if tuple(given) != needed:
+    for name, (given, size) in lines.items():
+        if tuple(given) != (size,):
             raise ShapeError(
-                f"{name} with sizes {tuple(given)} was given; needed: {needed}.",
+                f"{name} with sizes {tuple(given)} was given; needed: ({size},).",
                 f"There are {d_inner} inner channels, {mixed} of the convolution, and {heads} heads.",
             )

@@ -18,7 +18,6 @@ written to).
 from __future__ import annotations
 
 import ctypes
-import platform
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +34,8 @@ from numba.core.cgutils import unpack_tuple
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 from torch import Tensor
+
+from gramian.kernels.float_mode import FLUSH, float_mode, set_float_mode
 
 __all__ = [
     "HEAD",
@@ -124,54 +125,20 @@ def _next_task(context: Any, counter: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-_HAS_MXCSR = platform.machine().lower() in ("x86_64", "amd64")
-_FLUSH = 0x8040  # flush results, and take inputs, that are subnormal for zero: they cost a hundred cycles each
-
-
-@intrinsic
-def _float_mode(context: Any) -> Any:
-    """The processor's floating-point control word."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        slot = builder.alloca(ir.IntType(32))
-        if not _HAS_MXCSR:
-            return ir.Constant(ir.IntType(32), 0)
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
-        store = builder.module.declare_intrinsic("llvm.x86.sse.stmxcsr", fnty=kind)
-        builder.call(store, [builder.bitcast(slot, ir.IntType(8).as_pointer())])
-        return builder.load(slot)
-
-    return types.int32(), codegen
-
-
-@intrinsic
-def _set_float_mode(context: Any, mode: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if _HAS_MXCSR:
-            slot = builder.alloca(ir.IntType(32))
-            builder.store(args[0], slot)
-            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer()])
-            load = builder.module.declare_intrinsic("llvm.x86.sse.ldmxcsr", fnty=kind)
-            builder.call(load, [builder.bitcast(slot, ir.IntType(8).as_pointer())])
-        return context.get_dummy_value()
-
-    return types.void(types.int32), codegen
-
-
 # Inlined, so that no trace of `task` as a value is left in the machine code: that would keep it out of the cache.
 @numba.njit(error_model="numpy", inline="always")
 def run_as(task, data, real):  # type: ignore[no-untyped-def]
     """`run` with numbers of the type of `real`, whatever type the kernel was launched with."""
     head = array(_address(data), HEAD, 0)
     args = array(_address(data) + 8 * HEAD, _ARGUMENTS, 0)
-    mode = _float_mode()
-    _set_float_mode(mode | np.int32(_FLUSH))
+    mode = float_mode()
+    set_float_mode(mode | np.int32(FLUSH))
     while True:
         index = _next_task(head[0])
         if index >= head[1]:
             break
         task(index, args, real)
-    _set_float_mode(mode)
+    set_float_mode(mode)
 
 
 @numba.njit(error_model="numpy", inline="always")
@@ -186,15 +153,15 @@ def run_with_workspace(task, data):  # type: ignore[no-untyped-def]
     each of them is enough, and stays in the caches. Workers count from 0, and are as many as threads at the most."""
     head = array(_address(data), HEAD, 0)
     args = array(_address(data) + 8 * HEAD, _ARGUMENTS, 0)
-    mode = _float_mode()
-    _set_float_mode(mode | np.int32(_FLUSH))
+    mode = float_mode()
+    set_float_mode(mode | np.int32(FLUSH))
     worker = _next_task(_address(data) + 8 * WORKER)
     while True:
         index = _next_task(head[0])
         if index >= head[1]:
             break
         task(index, worker, args, _zero(data))
-    _set_float_mode(mode)
+    set_float_mode(mode)
 
 
 _Native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
