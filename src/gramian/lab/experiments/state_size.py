@@ -84,6 +84,7 @@ GRIDS: Mapping[str, tuple[Curve, ...]] = {
         Curve("copying-small", "4 tokens", ("data.memorize=4",), (32,), (1, 2, 4, 16)),
         Curve("copying-small", "8 tokens", (), (64,), (1, 4, 16)),
         _mqar(4, (32,), (1, 2, 4), *_SHORT),
+        Curve("mqar-many-small", "24 pairs", (), (64,), (3, 6, 12, 24, 48)),
     ),
     "paper": tuple(
         _mqar(pairs, (32, 64, 128), (1, 2, 4, 8, 16, 32, 64, 128), "data.length=256", "data.vocab=8192", *_LONG)
