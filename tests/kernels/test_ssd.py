@@ -111,6 +111,26 @@ def test_nothing_in_nothing_out(backend: str) -> None:
         (y.sum() + final.sum()).backward()
 
 
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("final", [True, False])
+@pytest.mark.parametrize("stateful", [True, False])
+def test_states_that_are_not_given_or_not_wanted_count_as_zero(stateful: bool, final: bool, backend: str) -> None:
+    """Products with them may be left out, at the first and at the last chunk, which may be one and the same."""
+    *tensors, state = random_matrix_recurrence((2, 33, 4, 5, 2, 7))
+    leaves = (*tensors, state) if stateful else tuple(tensors)
+
+    def outputs(t: tuple[Tensor, ...], chunk: int | None = None, *, slow: bool = False) -> tuple[Tensor, ...]:
+        first = t[4] if stateful else (torch.zeros_like(state) if slow else None)
+        how = "reference" if slow else backend
+        y, last = ssd(*t[:4], first, chunk=chunk, final_state=final, backend=how)
+        return (y,) if last is None else (y, last)
+
+    expected = results_and_gradients(lambda t: outputs(t, slow=True), leaves)
+    for chunk in (None, 5, 11, 17, 40):
+        found = results_and_gradients(lambda t, T=chunk: outputs(t, T), leaves)
+        assert_close_results(found, expected, 1e-12, f"chunks of {chunk}")
+
+
 @pytest.mark.parametrize("backend", SSD_BACKENDS)
 def test_no_state_is_a_zero_state_and_strides_do_not_matter(backend: str) -> None:
     x, log_decay, B, C, state = random_matrix_recurrence((2, 9, 4, 3, 2, 5))

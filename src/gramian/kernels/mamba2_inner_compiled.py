@@ -17,7 +17,7 @@ from gramian.kernels import gated_norm, ssd_compiled, step_sizes_native
 from gramian.kernels.native import Argument, At
 from gramian.kernels.operators import operator
 from gramian.kernels.rows import in_lines
-from gramian.kernels.ssd_compiled import Gradients, distance, states_before_chunks
+from gramian.kernels.ssd_compiled import Gradients, distance, states_between_chunks
 from gramian.kernels.stages import Stage, launch_stages
 
 __all__ = ["Columns", "mamba2_inner_compiled"]
@@ -94,24 +94,24 @@ def _inner(
     eps: float,
     T: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The output; and for the backward pass step sizes, logs of decays, outputs of the recurrence and its states before
+    """The output; and for the backward pass step sizes, logs of decays, outputs of the recurrence, its states between
     chunks, and the factors that normalise."""
     columns = Columns.of(conv_weight, A_log, norm_weight, groups)
     z, xBC, dt = columns.parts(_rows(zxbcdt))
     mixed = xBC.new_empty(xBC.shape)
     x, B, C = columns.driven(mixed)
     delta, log_decay = (z.new_empty(dt.shape) for _ in range(2))
-    y, out, before = x.new_empty(x.shape), z.new_empty(z.shape), states_before_chunks(x, B, T)
+    y, out, between = x.new_empty(x.shape), z.new_empty(z.shape), states_between_chunks(x, B, T)
     scales = z.new_empty(*z.shape[:2], groups)
     how = gated_norm.Normalisation(groups, True, z.shape[1])
     stages = [
         Stage(step_sizes_native.forward_entry, 1, (*_steps(dt, dt_bias, -A_log.exp()), delta, log_decay)),
         conv.forward_stage(xBC, conv_weight, conv_bias, None, True, mixed),
-        *ssd_compiled.forward_stages(x, B, C, y, log_decay, delta, D.contiguous(), before, T),
+        *ssd_compiled.forward_stages(x, B, C, y, log_decay, delta, D.contiguous(), between, T),
         gated_norm.forward_stage(_matrix(y), _matrix(z), norm_weight.contiguous(), out, scales, how, eps),
     ]
     launch_stages(stages, len(z), z.dtype, scratch=[mixed])
-    return out, delta, log_decay, y, before, scales
+    return out, delta, log_decay, y, between, scales
 
 
 @_inner.register_fake
@@ -130,9 +130,9 @@ def _(
     columns = Columns.of(conv_weight, A_log, norm_weight, groups)
     z, xBC, dt = columns.parts(zxbcdt)
     x, B, _ = columns.driven(xBC.new_empty(xBC.shape))
-    before, scales = states_before_chunks(x, B, T), z.new_empty(*z.shape[:2], groups)
+    between, scales = states_between_chunks(x, B, T), z.new_empty(*z.shape[:2], groups)
     out, delta, log_decay, y = (t.new_empty(t.shape) for t in (z, dt, dt, x))
-    return out, delta, log_decay, y, before, scales
+    return out, delta, log_decay, y, between, scales
 
 
 @operator("mamba2_inner_backward", cpu_only=True)
@@ -148,7 +148,7 @@ def _inner_backward(
     delta: Tensor,
     log_decay: Tensor,
     y: Tensor,
-    before: Tensor,
+    between: Tensor,
     scales: Tensor,
     groups: int,
     T: int,
@@ -163,7 +163,7 @@ def _inner_backward(
     how = gated_norm.Normalisation(groups, True, z.shape[1])
     norm_sums, step_sums = z.new_empty(len(z) * how.tasks(), columns.d_inner), z.new_empty(len(z), 2, len(D))
     normed = (g.contiguous(), _matrix(y), _matrix(z), norm_weight.contiguous(), scales)
-    driven = (*columns.driven(mixed), log_decay, delta, D.contiguous(), before)
+    driven = (*columns.driven(mixed), log_decay, delta, D.contiguous(), between)
     steps = (*_steps(dt, dt_bias, A), delta, g_delta, g_logs, step_sums, distance(g_dt), At(g_dt))
     last, conv_sums = conv.backward_stage(g_mixed, xBC, conv_weight, conv_bias, None, True, g_xBC)
     stages = [
@@ -191,7 +191,7 @@ def _(
     delta: Tensor,
     log_decay: Tensor,
     y: Tensor,
-    before: Tensor,
+    between: Tensor,
     scales: Tensor,
     groups: int,
     T: int,

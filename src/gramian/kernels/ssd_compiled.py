@@ -1,4 +1,4 @@
-"""State space duality by `gramian.kernels.ssd_native`, as an operator."""
+"""State space duality by `gramian.kernels.ssd_native` and `ssd_backward_native`, as an operator."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gramian.kernels import ssd_native as native
-from gramian.kernels.native import At
+from gramian.kernels import ssd_backward_native, ssd_native
+from gramian.kernels.native import Argument, At
 from gramian.kernels.operators import operator
 from gramian.kernels.ssd_workspace import Sizes, backward_room, forward_room
 from gramian.kernels.stages import Stage, launch_stages
@@ -19,7 +19,7 @@ __all__ = [
     "distance",
     "forward_stages",
     "ssd_compiled",
-    "states_before_chunks",
+    "states_between_chunks",
     "work_sizes",
 ]
 
@@ -71,9 +71,9 @@ def _keys(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     return (B, C) if distance(B) == distance(C) else (B.contiguous(), C.contiguous())
 
 
-def _workspace(x: Tensor, tasks: int, size: int) -> Tensor:
+def _workspace(x: Tensor, z: Sizes, size: int) -> Tensor:
     """Memory for every worker there can be."""
-    return x.new_empty(min(tasks, torch.get_num_threads()), size)
+    return x.new_empty(min(z.batch * z.groups * z.parts, torch.get_num_threads()), size)
 
 
 def forward_stages(
@@ -84,20 +84,31 @@ def forward_stages(
     log_decay: Tensor,
     dt: Tensor,
     D: Tensor,
-    before: Tensor,
+    between: Tensor,
     T: int,
     state: Tensor | None = None,
+    final: Tensor | None = None,
 ) -> list[Stage]:
-    """What computes y and the states `before` chunks, a piece a sequence.
+    """What computes y and the states `between` chunks, and the final ones where they are wanted; a piece a sequence.
 
-    x, and B and C, have their own distances from step to step; all other tensors are contiguous.
+    States are ``(batch, heads, N, P)``. x, and B and C, have their own distances from step to step; all other tensors
+    are contiguous.
     """
     z = work_sizes(x, B, T)
-    each, rows = z.groups * z.parts, (distance(x), distance(B))
-    work = _workspace(x, z.batch * each, forward_room.py_func(z).size)
-    tensors = (y, log_decay, dt, D, before, work, 0 if state is None else state)
-    places = (At(t) for t in (x, B, C))
-    return [Stage(native.forward_entry, each, (*z, *rows, *places, *tensors))]
+    work = _workspace(x, z, forward_room.py_func(z).size)
+    inputs = _inputs(x, B, C, log_decay, dt, D, between, state)
+    return [Stage(ssd_native.forward_entry, z.groups * z.parts, (*z, *inputs, work, y, _or_none(final)))]
+
+
+def _inputs(
+    x: Tensor, B: Tensor, C: Tensor, log_decay: Tensor, dt: Tensor, D: Tensor, between: Tensor, state: Tensor | None
+) -> tuple[Argument, ...]:
+    """As `gramian.kernels.ssd_workspace.inputs_from` wants them."""
+    return distance(x), distance(B), At(x), At(B), At(C), log_decay, dt, D, between, _or_none(state)
+
+
+def _or_none(x: Tensor | None) -> Argument:
+    return 0 if x is None else x
 
 
 class Gradients(NamedTuple):
@@ -120,33 +131,33 @@ def backward_stages(
     log_decay: Tensor,
     dt: Tensor,
     D: Tensor,
-    before: Tensor,
+    between: Tensor,
     grads: Gradients,
     T: int,
+    state: Tensor | None = None,
     g_final: Tensor | None = None,
     g_state: Tensor | None = None,
 ) -> list[Stage]:
     """What fills `grads`, and `g_state` if it is wanted."""
     z = work_sizes(x, B, T)
-    each = z.groups * z.parts
-    work = _workspace(x, z.batch * each, backward_room.py_func(z).size)
+    work = _workspace(x, z, backward_room.py_func(z).size)
     parts = [x.new_empty(z.parts, *B.shape) for _ in range(2 if z.parts > 1 else 0)]
     g_B, g_C = parts or (grads.B, grads.C)
-    rows = distance(x), distance(B), distance(grads.x), z.groups * z.N if parts else distance(grads.B)
-    places = (At(t) for t in (x, B, C, grads.x, g_B, g_C))
-    tensors = (g_y, log_decay, dt, D, grads.log_decay, grads.dt, grads.D, before, work)
-    ends = (0 if t is None else t for t in (g_final, g_state))
-    stages = [Stage(native.backward_entry, each, (*z, *rows, *places, *tensors, *ends))]
+    inputs = _inputs(x, B, C, log_decay, dt, D, between, state)
+    rows = distance(grads.x), z.groups * z.N if parts else distance(grads.B)
+    made = At(grads.x), At(g_B), At(g_C), grads.log_decay, grads.dt, grads.D
+    args = (*z, *inputs, work, *rows, g_y, *made, _or_none(g_final), _or_none(g_state))
+    stages = [Stage(ssd_backward_native.backward_entry, z.groups * z.parts, args)]
     for part, whole in zip(parts, (grads.B, grads.C) if parts else (), strict=True):
         sizes = z.batch, z.L, z.groups * z.N, z.parts, distance(whole)
-        stages.append(Stage(native.fold_entry, 1, (*sizes, part, At(whole))))
+        stages.append(Stage(ssd_backward_native.fold_entry, 1, (*sizes, part, At(whole))))
     return stages
 
 
-def states_before_chunks(x: Tensor, B: Tensor, T: int) -> Tensor:
-    """Room for the states before every chunk and after the last one."""
+def states_between_chunks(x: Tensor, B: Tensor, T: int) -> Tensor:
+    """Room for them."""
     batch, length, heads, P = x.shape
-    return x.new_empty(batch, heads, -(-length // T) + 1, B.shape[3], P)
+    return x.new_empty(batch, heads, -(-length // T) - 1, B.shape[3], P)
 
 
 @operator("ssd", cpu_only=True)
@@ -161,17 +172,19 @@ def _ssd(
     T: int,
     final_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, final state (empty if not wanted), and the states before chunks for the backward pass."""
+    """Output, final state (empty if not wanted), and the states between chunks for the backward pass."""
     x, (B, C) = _rows(x), _keys(B, C)
     log_decay, dt, D = (t.contiguous() for t in (log_decay, dt, D))
-    y, before = x.new_empty(x.shape), states_before_chunks(x, B, T)
+    y, between = x.new_empty(x.shape), states_between_chunks(x, B, T)
     first = None if state is None else state.mT.contiguous()
-    launch_stages(forward_stages(x, B, C, y, log_decay, dt, D, before, T, first), len(x), x.dtype)
-    return (
-        y,
-        before[:, :, -1].mT.clone(memory_format=torch.contiguous_format) if final_state else x.new_empty(0),
-        before,
-    )
+    final = x.new_empty(*x.shape[::2], B.shape[3], x.shape[3]) if final_state else None
+    launch_stages(forward_stages(x, B, C, y, log_decay, dt, D, between, T, first, final), len(x), x.dtype)
+    return y, x.new_empty(0) if final is None else _as_given(final), between
+
+
+def _as_given(states: Tensor) -> Tensor:
+    """``(batch, heads, N, P)`` as ``(batch, heads, P, N)``."""
+    return states.mT.clone(memory_format=torch.contiguous_format)
 
 
 @_ssd.register_fake
@@ -186,9 +199,9 @@ def _(
     T: int,
     final_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    before = states_before_chunks(x, B, T)
+    between = states_between_chunks(x, B, T)
     final = (*x.shape[::2], x.shape[3], B.shape[3]) if final_state else (0,)
-    return x.new_empty(x.shape), x.new_empty(final), before
+    return x.new_empty(x.shape), x.new_empty(final), between
 
 
 @operator("ssd_backward", cpu_only=True)
@@ -201,19 +214,20 @@ def _ssd_backward(
     C: Tensor,
     dt: Tensor,
     D: Tensor,
-    before: Tensor,
+    between: Tensor,
+    state: Tensor | None,
     T: int,
-    stateful: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients for x, log_decay, B, C, the state (empty if there was none), dt and D."""
     x, (B, C) = _rows(x), _keys(B, C)
     g_y, log_decay, dt, D = (t.contiguous() for t in (g_y, log_decay, dt, D))
     g_x, g_B, g_C = (x.new_empty(t.shape) for t in (x, B, C))
     grads = Gradients(g_x, g_B, g_C, torch.empty_like(log_decay), torch.empty_like(dt), x.new_empty(len(x), len(D)))
-    ends = g_final.mT.contiguous() if g_final.numel() else None
-    firsts = before.new_empty(before[:, :, 0].shape) if stateful else None
-    launch_stages(backward_stages(g_y, x, B, C, log_decay, dt, D, before, grads, T, ends, firsts), len(x), x.dtype)
-    g_state = x.new_empty(0) if firsts is None else firsts.mT.clone(memory_format=torch.contiguous_format)
+    first = None if state is None else state.mT.contiguous()
+    g_first = None if first is None else torch.empty_like(first)
+    ends = first, g_final.mT.contiguous() if g_final.numel() else None, g_first
+    launch_stages(backward_stages(g_y, x, B, C, log_decay, dt, D, between, grads, T, *ends), len(x), x.dtype)
+    g_state = x.new_empty(0) if g_first is None else _as_given(g_first)
     return g_x, grads.log_decay, g_B, g_C, g_state, grads.dt, grads.D.sum(0)
 
 
@@ -227,24 +241,23 @@ def _(
     C: Tensor,
     dt: Tensor,
     D: Tensor,
-    before: Tensor,
+    between: Tensor,
+    state: Tensor | None,
     T: int,
-    stateful: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    g_state = x.new_empty((*x.shape[::2], x.shape[3], B.shape[3]) if stateful else (0,))
+    g_state = x.new_empty((0,) if state is None else state.shape)
     g_x, g_logs, g_B, g_C, g_dt, g_D = (t.new_empty(t.shape) for t in (x, log_decay, B, C, dt, D))
     return g_x, g_logs, g_B, g_C, g_state, g_dt, g_D
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, log_decay, B, C, state, dt, D, ctx.T, _ = inputs
-    ctx.stateful = state is not None
-    ctx.save_for_backward(x, log_decay, B, C, dt, D, output[2])
+    ctx.save_for_backward(x, log_decay, B, C, dt, D, output[2], state)
 
 
 def _differentiate(ctx: Any, g_y: Tensor, g_final: Tensor) -> tuple[Tensor | None, ...]:
-    found = _ssd_backward(g_y, g_final, *ctx.saved_tensors, ctx.T, ctx.stateful)
-    g_state = found[4] if ctx.stateful else None
+    found = _ssd_backward(g_y, g_final, *ctx.saved_tensors, ctx.T)
+    g_state = None if ctx.saved_tensors[-1] is None else found[4]
     return *found[:4], g_state, *found[5:], None, None
 
 

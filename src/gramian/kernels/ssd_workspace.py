@@ -1,12 +1,26 @@
-"""How the compiled kernel of state space duality cuts its work, and where a task keeps its blocks."""
+"""How the compiled kernel of state space duality cuts its work, what a task reads, and where it keeps its blocks."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gramian.kernels.native import compiled
+from gramian.kernels.native import array, compiled
+from gramian.kernels.tiles import ROWS
 
-__all__ = ["Sizes", "backward_room", "forward_room", "place_of", "sizes_from"]
+__all__ = [
+    "INPUTS",
+    "Chunk",
+    "Inputs",
+    "Sizes",
+    "backward_room",
+    "chunk_of",
+    "forward_room",
+    "inputs_from",
+    "place_of",
+    "sizes_from",
+]
+
+INPUTS = 24  # arguments that both passes have: `Sizes`, and those of `inputs_from`; the last one is the workspace
 
 
 class Sizes(NamedTuple):
@@ -25,6 +39,31 @@ class Sizes(NamedTuple):
     Pw: int
     Nw: int
     Tw: int
+
+
+class Inputs(NamedTuple):
+    """What both passes read. `x_row` and `row` are numbers from step to step of x, and of B and C; `between` are the
+    states between chunks, and `first`, an address or 0, those before all."""
+
+    x_row: int
+    row: int
+    x: Any
+    B: Any
+    C: Any
+    logs: Any
+    dt: Any
+    D: Any
+    between: Any
+    first: int
+
+
+class Chunk(NamedTuple):
+    """Its number; its first step among those of all sequences, how many steps it has, and these in whole tiles."""
+
+    c: int
+    first: int
+    steps: int
+    rows: int
 
 
 class _Place(NamedTuple):
@@ -103,6 +142,23 @@ def backward_room(z):  # type: ignore[no-untyped-def]
 def sizes_from(a):  # type: ignore[no-untyped-def]
     """The first arguments of a task."""
     return Sizes(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11], a[12])
+
+
+@compiled
+def inputs_from(a, z, real):  # type: ignore[no-untyped-def]
+    """The next ones."""
+    x_row, row, tokens = a[13], a[14], z.batch * z.L
+    keys, steps, states = tokens * row, tokens * z.heads, z.batch * z.heads * (z.chunks - 1) * z.N * z.P
+    x, B, C = array(a[15], tokens * x_row, real), array(a[16], keys, real), array(a[17], keys, real)
+    logs, dt, D = array(a[18], steps, real), array(a[19], steps, real), array(a[20], z.heads, real)
+    return Inputs(x_row, row, x, B, C, logs, dt, D, array(a[21], states, real), a[22])
+
+
+@compiled
+def chunk_of(c, b, z):  # type: ignore[no-untyped-def]
+    """The c-th chunk of sequence b."""
+    steps = min(z.T, z.L - c * z.T)
+    return Chunk(c, b * z.L + c * z.T, steps, -(-steps // ROWS) * ROWS)
 
 
 @compiled
