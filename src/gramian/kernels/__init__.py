@@ -4,9 +4,8 @@ from gramian.kernels.causal_conv import CONV_BACKENDS, causal_conv1d
 from gramian.kernels.dispatch import BACKENDS, diagonal_ssm, diagonal_ssm_pairs
 from gramian.kernels.gated_attention import GATED_ATTENTION_BACKENDS, gated_attention
 from gramian.kernels.gated_norm import gated_rms_norm
-from gramian.kernels.mamba2_inner import mamba2_inner
+from gramian.kernels.mamba2_mixer import mamba2_mixer
 from gramian.kernels.rms_norm import rms_norm
-from gramian.kernels.rows import linear_in_lines
 from gramian.kernels.scan import SCAN_BACKENDS, scan
 from gramian.kernels.selective import SELECTIVE_BACKENDS, selective_scan
 from gramian.kernels.selective_states import STATES_BACKENDS, selective_states
@@ -26,8 +25,7 @@ __all__ = [
     "diagonal_ssm_pairs",
     "gated_attention",
     "gated_rms_norm",
-    "linear_in_lines",
-    "mamba2_inner",
+    "mamba2_mixer",
     "rms_norm",
     "scan",
     "selective_scan",

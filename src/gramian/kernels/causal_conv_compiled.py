@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.nn.functional import pad
 
 from gramian.kernels.causal_conv_native import TAPS, backward_entry, forward_entry
 from gramian.kernels.native import Argument, At
@@ -42,16 +41,16 @@ class _Sizes:
         """The sizes that a task wants first."""
         return self.batch, self.length, self.channels, self.splits, self.tiles, self.share
 
-    def to_lanes(self, m: Tensor, rows: int) -> Tensor:
-        """``(..., k, channels)`` with zeros in front, to that many rows, and behind, to whole tiles."""
-        return pad(m, (0, self.tiles * self.lanes - self.channels, rows - m.shape[-2], 0)).contiguous()
-
     def coefficients(self, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None) -> tuple[Tensor, ...]:
-        """State, weights and bias as a task wants them."""
-        line = self.tiles * self.lanes
-        before = x.new_zeros(self.batch, TAPS - 1, line) if state is None else self.to_lanes(state, TAPS - 1)
-        offset = x.new_zeros(line) if bias is None else self.to_lanes(bias[None], 1)
-        return before, self.to_lanes(weight.mT, TAPS), offset
+        """State, weights and bias as a task wants them: zeros in front to `TAPS`, and behind to whole tiles."""
+        before = x.new_zeros(self.batch, TAPS - 1, self.tiles, self.lanes).flatten(2)
+        rows = x.new_zeros(TAPS + 1, self.tiles, self.lanes).flatten(1)
+        rows[TAPS - self.width : TAPS, : self.channels] = weight.mT
+        if bias is not None:
+            rows[TAPS, : self.channels] = bias
+        if state is not None:
+            before[:, TAPS - self.width :, : self.channels] = state
+        return before, rows[:TAPS], rows[TAPS]
 
 
 def _rows(x: Tensor) -> Tensor:

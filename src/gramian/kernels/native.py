@@ -44,7 +44,6 @@ __all__ = [
     "Argument",
     "At",
     "Entry",
-    "address_of",
     "array",
     "bits",
     "compiled",
@@ -242,19 +241,21 @@ def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: Argument) -> No
 def values_of(args: Sequence[Argument]) -> list[int]:
     """Arguments as a task finds them: tensors by their addresses."""
     assert len(args) <= _ARGUMENTS
-    assert all(not isinstance(t, Tensor) or (t.is_contiguous() and t.device.type == "cpu") for t in args)
-    return [a if isinstance(a, int) else address_of(a) for a in args]
+    return [a if isinstance(a, int) else _address_of(a) for a in args]
 
 
-def address_of(argument: Tensor | At) -> int:
+def _address_of(argument: Tensor | At) -> int:
     """Where a tensor's first number is."""
-    return (argument.tensor if isinstance(argument, At) else argument).data_ptr()
+    if isinstance(argument, At):
+        return argument.tensor.data_ptr()
+    assert argument.is_contiguous()
+    return argument.data_ptr()
 
 
 def worth_threads(args: Iterable[Argument]) -> bool:
     """Whether one of the tensors is large enough to wake a thread for it."""
-    sizes = ((a.tensor if isinstance(a, At) else a).numel() for a in args if not isinstance(a, int))
-    return max(sizes, default=0) >= _WORTH_THREADS
+    tensors = (a.tensor if isinstance(a, At) else a for a in args if not isinstance(a, int))
+    return any(t.numel() >= _WORTH_THREADS for t in tensors)
 
 
 def run_on_threads(kernel: Entry, dtype: torch.dtype, address: int, workers: int) -> None:

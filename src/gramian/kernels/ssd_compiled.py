@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -154,10 +155,10 @@ def backward_stages(
     return stages
 
 
-def states_between_chunks(x: Tensor, B: Tensor, T: int) -> Tensor:
-    """Room for them."""
-    batch, length, heads, P = x.shape
-    return x.new_empty(batch, heads, -(-length // T) - 1, B.shape[3], P)
+def states_between_chunks(x_shape: Sequence[int], N: int, T: int) -> tuple[int, ...]:
+    """Their shape."""
+    batch, length, heads, P = x_shape
+    return batch, heads, -(-length // T) - 1, N, P
 
 
 @operator("ssd", cpu_only=True)
@@ -175,7 +176,7 @@ def _ssd(
     """Output, final state (empty if not wanted), and the states between chunks for the backward pass."""
     x, (B, C) = _rows(x), _keys(B, C)
     log_decay, dt, D = (t.contiguous() for t in (log_decay, dt, D))
-    y, between = x.new_empty(x.shape), states_between_chunks(x, B, T)
+    y, between = x.new_empty(x.shape), x.new_empty(states_between_chunks(x.shape, B.shape[3], T))
     first = None if state is None else state.mT.contiguous()
     final = x.new_empty(*x.shape[::2], B.shape[3], x.shape[3]) if final_state else None
     launch_stages(forward_stages(x, B, C, y, log_decay, dt, D, between, T, first, final), len(x), x.dtype)
@@ -199,7 +200,7 @@ def _(
     T: int,
     final_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    between = states_between_chunks(x, B, T)
+    between = x.new_empty(states_between_chunks(x.shape, B.shape[3], T))
     final = (*x.shape[::2], x.shape[3], B.shape[3]) if final_state else (0,)
     return x.new_empty(x.shape), x.new_empty(final), between
 

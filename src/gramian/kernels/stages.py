@@ -8,6 +8,7 @@ computing. Here one thread takes a sequence through all of them.
 from __future__ import annotations
 
 import ctypes
+from array import array as integers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,6 @@ from gramian.kernels.native import (
     WORKER,
     Argument,
     Entry,
-    address_of,
     array,
     compiled,
     entry,
@@ -71,7 +71,10 @@ def _piece(index, worker, args, real):  # type: ignore[no-untyped-def]
     own = blocks + 8 * WORDS * (2 * stages + worker)
     block = array(own, WORDS, 0)
     for k in range(stages):
-        common, moves = array(blocks + 16 * WORDS * k, WORDS, 0), array(blocks + 16 * WORDS * k + 8 * WORDS, WORDS, 0)
+        common, moves = (
+            array(blocks + 16 * WORDS * k, WORDS, 0),
+            array(blocks + 16 * WORDS * k + 8 * WORDS, WORDS, 0),
+        )
         for i in range(WORDS):
             block[i] = common[i] + moves[i] * (worker - index)
         each = common[1]
@@ -108,28 +111,23 @@ def launch_stages(stages: Sequence[Stage], pieces: int, dtype: torch.dtype, scra
         return
     assert all(t.is_contiguous() and len(t) == pieces for t in scratch)
     blocks = _blocks(stages, threads, is_double(dtype), scratch)
-    head = (ctypes.c_int64 * WORDS)(0, pieces, len(stages), ctypes.addressof(blocks))
+    head = (ctypes.c_int64 * WORDS)(0, pieces, len(stages), blocks.buffer_info()[0])
     head[0] = ctypes.addressof(head) + 8 * (WORDS - 1)
     worth = any(worth_threads(stage.args) for stage in stages)
     run_on_threads(_pieces_entry, dtype, ctypes.addressof(head), min(pieces, threads) if worth else 1)
 
 
-def _blocks(stages: Sequence[Stage], threads: int, double: bool, scratch: Sequence[Tensor]) -> ctypes.Array[Any]:
+def _blocks(stages: Sequence[Stage], threads: int, double: bool, scratch: Sequence[Tensor]) -> integers[int]:
     """For each stage a block of its code's address, tasks a piece, and arguments, and one of how far these move from
     piece to piece; and room for a block of every worker."""
-    blocks = (ctypes.c_int64 * (WORDS * (2 * len(stages) + threads)))()
+    blocks = integers("q", bytes(8 * WORDS * (2 * len(stages) + threads)))
     places = [(t.data_ptr(), t.data_ptr() + t.nbytes, t.nbytes // len(t)) for t in scratch]
+    lowest, highest = min((p[0] for p in places), default=0), max((p[1] for p in places), default=0)
     for k, stage in enumerate(stages):
-        values: list[Any] = [stage.kernel.native(double)[0], stage.each, *values_of(stage.args)]
-        moves: list[Any] = [0, 0, *(_move(a, places) for a in stage.args)]
-        blocks[2 * k * WORDS : 2 * k * WORDS + len(values)] = values
-        blocks[(2 * k + 1) * WORDS : (2 * k + 1) * WORDS + len(moves)] = moves
+        first, moves = 2 * k * WORDS, (2 * k + 1) * WORDS
+        values = [stage.kernel.native(double)[0], stage.each, *values_of(stage.args)]
+        blocks[first : first + len(values)] = integers("q", values)
+        for i, value in enumerate(values):
+            if lowest <= value < highest:
+                blocks[moves + i] = next((size for start, end, size in places if start <= value < end), 0)
     return blocks
-
-
-def _move(argument: Argument, places: Sequence[tuple[int, int, int]]) -> int:
-    """Bytes from piece to piece if it is a tensor in one of these places, or 0."""
-    if isinstance(argument, int):
-        return 0
-    address = address_of(argument)
-    return next((size for start, end, size in places if start <= address < end), 0)

@@ -14,16 +14,15 @@ ways.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gramian.errors import ShapeError
-from gramian.kernels import causal_conv1d, mamba2_inner, ssd
+from gramian.kernels import causal_conv1d, mamba2_mixer, ssd
 from gramian.layers.gated_norm import GatedRMSNorm
-from gramian.layers.projection import Projection
 from gramian.layers.selective.layer import SelectiveLayer
 from gramian.layers.selective.layout import Fixed, Layout, States
 from gramian.layers.selective.signals import Signals
@@ -112,7 +111,7 @@ class Mamba2(SelectiveLayer):
         heads, channels = d_inner // head_dim, d_inner + 2 * n_groups * d_state
         self.d_model, self.d_inner, self.d_conv, self.n_heads, self.n_groups = d_model, d_inner, d_conv, heads, n_groups
         self.head_dim, self.chunk, self.backend = head_dim, chunk, backend
-        self.in_proj = Projection(d_model, d_inner + channels + heads, bias=bias)
+        self.in_proj = nn.Linear(d_model, d_inner + channels + heads, bias=bias)
         self.conv1d = nn.Conv1d(channels, channels, d_conv, groups=channels, padding=d_conv - 1, bias=conv_bias)
         self.dt_bias = nn.Parameter(_initial_step_bias(heads, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(*A_range).log())
@@ -152,19 +151,12 @@ class Mamba2(SelectiveLayer):
         usual_norm = type(self.norm) is GatedRMSNorm and self.norm.gate_first and self.norm.groups == self.n_groups
         if self.B_projection is not None or self.backend != "auto" or not usual_norm:
             return self._run(u, None)[0]
-        inner = mamba2_inner(
-            self.in_proj(u),
-            self.conv1d.weight[:, 0],
-            self.conv1d.bias,
-            self.dt_bias,
-            self.A_log,
-            self.D,
-            self.norm.weight,
-            groups=self.n_groups,
-            eps=self.norm.eps,
-            chunk=self.chunk,
-        )
-        return self.out_proj(inner)
+        inner = self.conv1d.weight[:, 0], self.conv1d.bias, self.dt_bias, self.A_log, self.D, self.norm.weight
+        sizes: dict[str, Any] = {"groups": self.n_groups, "eps": self.norm.eps, "chunk": self.chunk}
+        into, out = self.in_proj, self.out_proj
+        if not (_is_plain(into) and _is_plain(out)):
+            return out(mamba2_mixer(into(u), None, None, *inner, None, None, **sizes))
+        return mamba2_mixer(u, into.weight, into.bias, *inner, out.weight, out.bias, **sizes)
 
     def scan(self, u: Tensor, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
         """Outputs and final state, from `state` on: a long sequence can be fed in pieces."""
@@ -252,6 +244,12 @@ class Mamba2(SelectiveLayer):
         if self.B_projection is not None and self.C_projection is not None:
             B, C = _projected(B, self.B_projection), _projected(C, self.C_projection)
         return z, x.unflatten(-1, (self.n_heads, -1)), -self.A_log.exp() * delta, delta, B, C, conv
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether nobody wants this projection called: no other class stands in its place, and no hooks are on it."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return type(module) is nn.Linear and "forward" not in vars(module) and not any(hooks)
 
 
 def _projected(m: Tensor, projection: Tensor) -> Tensor:

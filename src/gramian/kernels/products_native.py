@@ -1,0 +1,84 @@
+"""Matrix products of rows in compiled loops, over columns that stay in the first cache.
+
+    out[t] = offset + sum_k x[t, k] matrix[k]               sums[i] = sum_t g[t, i] x[t]
+
+A task of the first kind is a block of rows of one sequence, of the second one some rows of the sums: each sums in the
+same order whoever runs it. Matrices are read, and results written, in whole vectors, so their rows have room for these.
+"""
+
+from __future__ import annotations
+
+from gramian.kernels.native import array, compiled, entry, run
+from gramian.kernels.tiles import ROWS, multiply_add
+from gramian.kernels.vector_memory import load_whole, store_whole
+from gramian.kernels.vectors import lanes, splat
+
+__all__ = ["BLOCK", "LEAST", "SUMS", "products_entry", "sums_entry"]
+
+BLOCK = 64  # rows of a task; the last one of a sequence takes what is left too
+LEAST = ROWS  # rows of a sequence
+SUMS = 32  # rows of a task
+_STEPS = 256  # of a sum, before the next rows of it: what they read stays in the second cache
+
+
+@compiled
+def _panel(real):  # type: ignore[no-untyped-def]
+    """Columns that are computed together."""
+    return 4 * lanes(real)
+
+
+@compiled
+def _products(index, args, real):  # type: ignore[no-untyped-def]
+    length, steps, width = args[0], args[1], args[2]
+    x, x_row = array(args[3], 1 << 40, real), args[4]
+    matrix, row = array(args[5], 1 << 40, real), args[6]
+    out, out_row = array(args[8], 1 << 40, real), args[9]
+    blocks = max(1, length // BLOCK)
+    start = index // blocks * length + index % blocks * BLOCK
+    stop = start + BLOCK if index % blocks < blocks - 1 else (index // blocks + 1) * length
+    for c in range(0, width, _panel(real)):
+        wide = min(width - c, _panel(real))
+        for r in range(start, stop, ROWS):
+            first = min(r, stop - ROWS)  # some rows twice rather than few at a time
+            for v in range(c, c + wide, lanes(real)):
+                offset = splat(real)
+                if args[7] != 0:
+                    offset = load_whole(array(args[7], 1 << 40, real), v)
+                for t in range(first, first + ROWS):
+                    store_whole(out, t * out_row + v, offset)
+            multiply_add(
+                out, first * out_row + c, out_row, x, first * x_row, x_row, 1, matrix, c, row, steps, wide, real
+            )
+
+
+@compiled
+def _sums(index, args, real):  # type: ignore[no-untyped-def]
+    steps, rows, width = args[0], args[1], args[2]
+    g, g_row = array(args[3], 1 << 40, real), args[4]
+    x, x_row = array(args[5], 1 << 40, real), args[6]
+    out, out_row = array(args[7], 1 << 40, real), args[8]
+    last = min(index * SUMS + SUMS, rows)
+    for i in range(index * SUMS, last, ROWS):
+        for k in range(i, i + ROWS):
+            for v in range(0, width, lanes(real)):
+                store_whole(out, k * out_row + v, splat(real))
+    for t in range(0, steps, _STEPS):
+        count = min(_STEPS, steps - t)
+        for c in range(0, width, _panel(real)):
+            wide = min(width - c, _panel(real))
+            for i in range(index * SUMS, last, ROWS):
+                at = i * out_row + c
+                multiply_add(out, at, out_row, g, t * g_row + i, 1, g_row, x, t * x_row + c, x_row, count, wide, real)
+
+
+@entry
+def products_entry(data):  # type: ignore[no-untyped-def]
+    """Rows of a sequence, numbers that are summed, columns; x and numbers from row to row of it, and so for the matrix;
+    the offset, or 0; out, and numbers from row to row."""
+    run(_products, data)
+
+
+@entry
+def sums_entry(data):  # type: ignore[no-untyped-def]
+    """Numbers that are summed, rows, columns; g and numbers from row to row of it, and so for x and the sums."""
+    run(_sums, data)
