@@ -11,7 +11,7 @@ from gramian.kernels.native import Argument, At
 from gramian.kernels.operators import operator
 from gramian.kernels.stages import Stage, launch_stages
 
-__all__ = ["backward_stage", "causal_conv1d_compiled", "forward_stage"]
+__all__ = ["Coefficients", "Sums", "backward_stage", "causal_conv1d_compiled", "forward_stage"]
 
 _BYTES = 64  # of a vector
 _TASKS = 16  # at least, where that leaves each of them as many tiles of channels as this:
@@ -28,10 +28,9 @@ def causal_conv1d_compiled(x: Tensor, weight: Tensor, bias: Tensor | None, state
 class _Sizes:
     """Into how many tasks and tiles of channels a convolution is cut, by its shape alone."""
 
-    def __init__(self, x: Tensor, weight: Tensor) -> None:
+    def __init__(self, x: Tensor) -> None:
         self.batch, self.length, self.channels = x.shape
-        self.width, self.lanes = weight.shape[1], _BYTES // x.element_size()
-        self.tiles = -(-self.channels // self.lanes)
+        self.tiles = -(-self.channels // (_BYTES // x.itemsize))
         wanted = max(1, min(-(-_TASKS // self.batch), self.tiles // _TILES))
         self.share = -(-self.tiles // wanted)
         self.splits = -(-self.tiles // self.share)
@@ -41,16 +40,31 @@ class _Sizes:
         """The sizes that a task wants first."""
         return self.batch, self.length, self.channels, self.splits, self.tiles, self.share
 
-    def coefficients(self, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None) -> tuple[Tensor, ...]:
-        """State, weights and bias as a task wants them: zeros in front to `TAPS`, and behind to whole tiles."""
-        before = x.new_zeros(self.batch, TAPS - 1, self.tiles, self.lanes).flatten(2)
-        rows = x.new_zeros(TAPS + 1, self.tiles, self.lanes).flatten(1)
-        rows[TAPS - self.width : TAPS, : self.channels] = weight.mT
+
+class Coefficients(NamedTuple):
+    """Inputs before the first step, ``(batch, TAPS - 1, line)``, and `TAPS` rows of weights and one of biases; zeros
+    stand in front where there are less, and behind to whole vectors."""
+
+    state: Tensor
+    rows: Tensor
+
+    @classmethod
+    def zeros(cls, like: Tensor, batch: int, channels: int) -> Coefficients:
+        """Of the type of `like`."""
+        lanes = _BYTES // like.itemsize
+        line = -(-channels // lanes) * lanes
+        return cls(like.new_zeros(batch, TAPS - 1, line), like.new_zeros(TAPS + 1, line))
+
+    @classmethod
+    def of(cls, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None) -> Coefficients:
+        """For ``(batch, L, channels)`` inputs."""
+        made, (channels, width) = cls.zeros(x, x.shape[0], weight.shape[0]), weight.shape
+        made.rows[TAPS - width : TAPS, :channels] = weight.mT
         if bias is not None:
-            rows[TAPS, : self.channels] = bias
+            made.rows[TAPS, :channels] = bias
         if state is not None:
-            before[:, TAPS - self.width :, : self.channels] = state
-        return before, rows[:TAPS], rows[TAPS]
+            made.state[:, TAPS - width :, :channels] = state
+        return made
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -63,16 +77,10 @@ def _strip(x: Tensor) -> tuple[Argument, ...]:
     return At(x), x.stride(0), x.stride(1)
 
 
-def forward_stage(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool, y: Tensor) -> Stage:
+def forward_stage(x: Tensor, coefficients: Coefficients, silu: bool, y: Tensor) -> Stage:
     """What fills `y`, contiguous, for x whose columns lie side by side."""
-    sizes = _Sizes(x, weight)
-    args: tuple[Argument, ...] = (
-        *sizes.head,
-        int(silu),
-        *_strip(x),
-        *sizes.coefficients(x, weight, bias, state),
-        y,
-    )
+    sizes, (state, rows) = _Sizes(x), coefficients
+    args: tuple[Argument, ...] = (*sizes.head, int(silu), *_strip(x), state, rows[:TAPS], rows[TAPS], y)
     return Stage(forward_entry, sizes.splits, args)
 
 
@@ -80,31 +88,34 @@ class Sums(NamedTuple):
     """What is left of a sequence by the backward pass: gradients for the inputs before it, and for the coefficients."""
 
     state: Tensor
-    coefficients: Tensor
+    rows: Tensor
+
+    @classmethod
+    def room(cls, like: Tensor, batch: int, channels: int) -> Sums:
+        """Empty, of the type of `like`."""
+        lanes = _BYTES // like.itemsize
+        line = -(-channels // lanes) * lanes
+        return cls(like.new_empty(batch, TAPS - 1, line), like.new_empty(batch, TAPS + 1, line))
 
     def totals(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of weight and bias."""
         channels, width = weight.shape
-        total = self.coefficients.sum(0)[:, :channels]
+        total = self.rows.sum(0)[:, :channels]
         return total[TAPS - width : TAPS].mT.contiguous(), total[TAPS].clone()
 
 
-def backward_stage(
-    g: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool, g_x: Tensor
-) -> tuple[Stage, Sums]:
+def backward_stage(g: Tensor, x: Tensor, coefficients: Coefficients, silu: bool, g_x: Tensor, sums: Sums) -> Stage:
     """What fills `g_x` and the sums; columns of g, x and g_x lie side by side."""
-    sizes = _Sizes(x, weight)
-    line = sizes.tiles * sizes.lanes
-    sums = Sums(x.new_empty(sizes.batch, TAPS - 1, line), x.new_empty(sizes.batch, TAPS + 1, line))
-    tensors = sizes.coefficients(x, weight, bias, state)
+    sizes, (state, rows) = _Sizes(x), coefficients
+    tensors = state, rows[:TAPS], rows[TAPS]
     args: tuple[Argument, ...] = (*sizes.head, int(silu), *_strip(x), *tensors, *_strip(g), *_strip(g_x), *sums)
-    return Stage(backward_entry, sizes.splits, args), sums
+    return Stage(backward_entry, sizes.splits, args)
 
 
 @operator("causal_conv1d", cpu_only=True)
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, silu: bool) -> Tensor:
     x, y = _rows(x), x.new_empty(x.shape)
-    launch_stages([forward_stage(x, weight, bias, state, silu, y)], len(x), x.dtype)
+    launch_stages([forward_stage(x, Coefficients.of(x, weight, bias, state), silu, y)], len(x), x.dtype)
     return y
 
 
@@ -119,8 +130,8 @@ def _conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients for x, weight, bias and state."""
     x, g, g_x = _rows(x), _rows(g), x.new_empty(x.shape)
-    stage, sums = backward_stage(g, x, weight, bias, state, silu, g_x)
-    launch_stages([stage], len(x), x.dtype)
+    coefficients, sums = Coefficients.of(x, weight, bias, state), Sums.room(x, len(x), x.shape[2])
+    launch_stages([backward_stage(g, x, coefficients, silu, g_x, sums)], len(x), x.dtype)
     g_state = sums.state[:, TAPS - weight.shape[1] :, : x.shape[2]].contiguous()
     return g_x, *sums.totals(weight), g_state
 

@@ -12,7 +12,8 @@ from gramian.errors import ShapeError
 from gramian.kernels.causal_conv import causal_conv1d
 from gramian.kernels.causal_conv_native import TAPS
 from gramian.kernels.gated_norm import gated_rms_norm
-from gramian.kernels.mamba2_mixer_compiled import Columns, mamba2_mixer_compiled
+from gramian.kernels.mamba2_mixer_compiled import mamba2_mixer_compiled
+from gramian.kernels.mamba2_mixer_plans import Columns
 from gramian.kernels.products import LEAST, fits
 from gramian.kernels.ssd import check_chunk, chunk_length, ssd
 
@@ -136,7 +137,8 @@ def mamba2_mixer_by_parts(
 ) -> Tensor:
     """The same by `torch.nn.functional.linear` and `gramian.kernels.causal_conv1d`, `ssd` and `gated_rms_norm`: the
     specification, on any device."""
-    columns = Columns.of(conv_weight, A_log, norm_weight, groups)
+    d_inner = len(norm_weight)
+    columns = Columns(d_inner, (len(conv_weight) - d_inner) // 2, len(A_log), groups)
     z, xBC, dt = columns.parts(u if in_weight is None else F.linear(u, in_weight, in_bias))
     x, B, C = columns.driven(causal_conv1d(xBC, conv_weight, conv_bias)[0])
     delta = F.softplus(torch.add(dt, dt_bias))

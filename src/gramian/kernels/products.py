@@ -40,12 +40,12 @@ def by_columns(weight: Tensor) -> Tensor:
 def product_stage(x: Tensor, matrix: Tensor, out: Tensor, offset: Tensor | None = None) -> Stage:
     """What fills `out`, ``(batch, L, columns)``, with ``x @ matrix + offset``, a piece a sequence.
 
-    Rows of all three may lie some numbers apart, one distance for all steps of a tensor; those of `matrix` and `out`
-    begin at lines, as `in_lines` makes them.
+    Rows of all three may lie some numbers apart, one distance for all steps of a tensor; those of `matrix`, `out` and
+    `offset` begin at lines, as `in_lines` makes them.
     """
     _, length, steps = x.shape
     width = matrix.shape[1]
-    start = 0 if offset is None else At(in_lines(offset, width).copy_(offset))
+    start = 0 if offset is None else At(offset)
     places = At(x), x.stride(1), At(matrix), matrix.stride(0), start, At(out), out.stride(1)
     return Stage(native.products_entry, max(1, length // native.BLOCK), (length, steps, width, *places))
 

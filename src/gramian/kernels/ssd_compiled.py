@@ -16,6 +16,7 @@ from gramian.kernels.stages import Stage, launch_stages
 
 __all__ = [
     "Gradients",
+    "Workspace",
     "backward_stages",
     "distance",
     "forward_stages",
@@ -72,9 +73,26 @@ def _keys(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     return (B, C) if distance(B) == distance(C) else (B.contiguous(), C.contiguous())
 
 
-def _workspace(x: Tensor, z: Sizes, size: int) -> Tensor:
-    """Memory for every worker there can be."""
-    return x.new_empty(min(z.batch * z.groups * z.parts, torch.get_num_threads()), size)
+class Workspace(NamedTuple):
+    """Memory for every worker there can be; and gradients of keys and queries of every part, if there are some."""
+
+    blocks: Tensor
+    parts: Tensor
+
+    @classmethod
+    def forward(cls, like: Tensor, z: Sizes) -> Workspace:
+        """Empty, of the type of `like`."""
+        return cls(like.new_empty(_workers(z), forward_room.py_func(z).size), like.new_empty(0))
+
+    @classmethod
+    def backward(cls, like: Tensor, z: Sizes) -> Workspace:
+        """The same for the backward pass."""
+        parts = (2, z.parts, z.batch, z.L, z.groups, z.N) if z.parts > 1 else (0,)
+        return cls(like.new_empty(_workers(z), backward_room.py_func(z).size), like.new_empty(parts))
+
+
+def _workers(z: Sizes) -> int:
+    return min(z.batch * z.groups * z.parts, torch.get_num_threads())
 
 
 def forward_stages(
@@ -86,6 +104,7 @@ def forward_stages(
     dt: Tensor,
     D: Tensor,
     between: Tensor,
+    work: Workspace,
     T: int,
     state: Tensor | None = None,
     final: Tensor | None = None,
@@ -96,9 +115,8 @@ def forward_stages(
     are contiguous.
     """
     z = work_sizes(x, B, T)
-    work = _workspace(x, z, forward_room.py_func(z).size)
     inputs = _inputs(x, B, C, log_decay, dt, D, between, state)
-    return [Stage(ssd_native.forward_entry, z.groups * z.parts, (*z, *inputs, work, y, _or_none(final)))]
+    return [Stage(ssd_native.forward_entry, z.groups * z.parts, (*z, *inputs, work.blocks, y, _or_none(final)))]
 
 
 def _inputs(
@@ -134,6 +152,7 @@ def backward_stages(
     D: Tensor,
     between: Tensor,
     grads: Gradients,
+    work: Workspace,
     T: int,
     state: Tensor | None = None,
     g_final: Tensor | None = None,
@@ -141,13 +160,12 @@ def backward_stages(
 ) -> list[Stage]:
     """What fills `grads`, and `g_state` if it is wanted."""
     z = work_sizes(x, B, T)
-    work = _workspace(x, z, backward_room.py_func(z).size)
-    parts = [x.new_empty(z.parts, *B.shape) for _ in range(2 if z.parts > 1 else 0)]
+    parts = work.parts.unbind() if z.parts > 1 else ()
     g_B, g_C = parts or (grads.B, grads.C)
     inputs = _inputs(x, B, C, log_decay, dt, D, between, state)
     rows = distance(grads.x), z.groups * z.N if parts else distance(grads.B)
     made = At(grads.x), At(g_B), At(g_C), grads.log_decay, grads.dt, grads.D
-    args = (*z, *inputs, work, *rows, g_y, *made, _or_none(g_final), _or_none(g_state))
+    args = (*z, *inputs, work.blocks, *rows, g_y, *made, _or_none(g_final), _or_none(g_state))
     stages = [Stage(ssd_backward_native.backward_entry, z.groups * z.parts, args)]
     for part, whole in zip(parts, (grads.B, grads.C) if parts else (), strict=True):
         sizes = z.batch, z.L, z.groups * z.N, z.parts, distance(whole)
@@ -179,7 +197,8 @@ def _ssd(
     y, between = x.new_empty(x.shape), x.new_empty(states_between_chunks(x.shape, B.shape[3], T))
     first = None if state is None else state.mT.contiguous()
     final = x.new_empty(*x.shape[::2], B.shape[3], x.shape[3]) if final_state else None
-    launch_stages(forward_stages(x, B, C, y, log_decay, dt, D, between, T, first, final), len(x), x.dtype)
+    work = Workspace.forward(x, work_sizes(x, B, T))
+    launch_stages(forward_stages(x, B, C, y, log_decay, dt, D, between, work, T, first, final), len(x), x.dtype)
     return y, x.new_empty(0) if final is None else _as_given(final), between
 
 
@@ -227,7 +246,8 @@ def _ssd_backward(
     first = None if state is None else state.mT.contiguous()
     g_first = None if first is None else torch.empty_like(first)
     ends = first, g_final.mT.contiguous() if g_final.numel() else None, g_first
-    launch_stages(backward_stages(g_y, x, B, C, log_decay, dt, D, between, grads, T, *ends), len(x), x.dtype)
+    work = Workspace.backward(x, work_sizes(x, B, T))
+    launch_stages(backward_stages(g_y, x, B, C, log_decay, dt, D, between, grads, work, T, *ends), len(x), x.dtype)
     g_state = x.new_empty(0) if g_first is None else _as_given(g_first)
     return g_x, grads.log_decay, g_B, g_C, g_state, grads.dt, grads.D.sum(0)
 

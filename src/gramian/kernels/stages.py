@@ -7,7 +7,6 @@ computing. Here one thread takes a sequence through all of them.
 
 from __future__ import annotations
 
-import ctypes
 from array import array as integers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,22 +18,23 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from gramian.kernels.native import (
+    HEAD,
     WORDS,
     WORKER,
     Argument,
+    At,
     Entry,
     array,
     compiled,
     entry,
     is_double,
-    launch,
     run_on_threads,
     run_with_workspace,
     values_of,
     worth_threads,
 )
 
-__all__ = ["Stage", "launch_stages"]
+__all__ = ["Plan", "Stage", "launch_stages"]
 
 
 _EVEN = 4  # pieces a thread, with which it does not matter that some threads have one more than others
@@ -88,46 +88,101 @@ def _pieces_entry(data):  # type: ignore[no-untyped-def]
     run_with_workspace(_piece, data)
 
 
-def launch_stages(stages: Sequence[Stage], pieces: int, dtype: torch.dtype, scratch: Sequence[Tensor] = ()) -> None:
-    """Take each of so many pieces through all stages, on at most ``torch.get_num_threads()`` threads.
-
-    The stages of a piece may only want what earlier stages did to the same piece. Where pieces would leave threads
-    idle, all tasks of a stage run before the next stage. Results are the same to the bit: tasks do not know.
+class Plan:
+    """Stages as blocks of integers, worked out once; a launch fills in where tensors are.
 
     Parameters
     ----------
     stages, pieces
-        What to do, and to how many.
+        What to do, and to how many. The stages of a piece may only want what earlier stages did to the same piece.
+        Where pieces would leave threads idle, all tasks of a stage run before the next stage. Results are the same to
+        the bit: tasks do not know.
     dtype
         As for `gramian.kernels.native.launch`.
+    tensors
+        Those whose places will be others at each launch, in which arguments of stages lie; their values do not matter
+        here. Tensors that lie in none of them are used as they are, and kept.
     scratch
         Contiguous tensors, an entry a piece, for what a stage leaves to the next ones and nobody else: a worker takes
         all its pieces through one entry, which stays in its caches; most of the memory is never touched.
     """
-    threads = torch.get_num_threads()
-    if len(stages) == 1 or (pieces % threads and pieces < _EVEN * threads):
-        for stage in stages:
-            launch(stage.kernel, pieces * stage.each, dtype, *stage.args)
-        return
-    assert all(t.is_contiguous() and len(t) == pieces for t in scratch)
-    blocks = _blocks(stages, threads, is_double(dtype), scratch)
-    head = (ctypes.c_int64 * WORDS)(0, pieces, len(stages), blocks.buffer_info()[0])
-    head[0] = ctypes.addressof(head) + 8 * (WORDS - 1)
-    worth = any(worth_threads(stage.args) for stage in stages)
-    run_on_threads(_pieces_entry, dtype, ctypes.addressof(head), min(pieces, threads) if worth else 1)
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        pieces: int,
+        dtype: torch.dtype,
+        tensors: Sequence[Tensor] = (),
+        scratch: Sequence[Tensor] = (),
+    ) -> None:
+        assert all(t.is_contiguous() and len(t) == pieces for t in scratch)
+        threads = torch.get_num_threads()
+        idle = pieces % threads and pieces < _EVEN * threads
+        self._together = len(stages) > 1 and not idle
+        self._pieces, self._dtype = pieces, dtype
+        worth = [worth_threads(stage.args) for stage in stages]
+        self._workers = min(pieces, threads) if any(worth) else 1
+        self._alone = [
+            (stage.kernel, pieces * stage.each, min(pieces * stage.each, threads) if w else 1)
+            for stage, w in zip(stages, worth, strict=True)
+        ]
+        self._blocks, self._places, self._kept = _blocks(stages, threads, is_double(dtype), tensors, scratch)
+
+    def launch(self, tensors: Sequence[Tensor] = ()) -> None:
+        """Take every piece through all stages, on as many threads as torch had when the plan was made; with tensors of
+        the same sizes and strides as then."""
+        blocks, starts = self._blocks[:], [t.data_ptr() for t in tensors]
+        for position, k, offset in self._places:
+            blocks[position] = starts[k] + offset
+        address = blocks.buffer_info()[0]
+        if self._together:
+            head = len(blocks) - WORDS
+            at = address + 8 * head
+            blocks[head : head + 4] = integers("q", [at + 8 * (WORDS - 1), self._pieces, len(self._alone), address])
+            run_on_threads(_pieces_entry, self._dtype, at, self._workers)
+            return
+        for k, (kernel, tasks, workers) in enumerate(self._alone):
+            first = 2 * k * WORDS
+            at = address + 8 * first
+            blocks[first : first + HEAD] = integers("q", [at + 8 * (WORDS - 1), tasks])
+            run_on_threads(kernel, self._dtype, at, workers)
 
 
-def _blocks(stages: Sequence[Stage], threads: int, double: bool, scratch: Sequence[Tensor]) -> integers[int]:
+def launch_stages(stages: Sequence[Stage], pieces: int, dtype: torch.dtype, scratch: Sequence[Tensor] = ()) -> None:
+    """Make a `Plan` of tensors where they are, and launch it."""
+    Plan(stages, pieces, dtype, scratch=scratch).launch()
+
+
+def _blocks(
+    stages: Sequence[Stage], threads: int, double: bool, tensors: Sequence[Tensor], scratch: Sequence[Tensor]
+) -> tuple[integers[int], list[tuple[int, int, int]], list[Tensor]]:
     """For each stage a block of its code's address, tasks a piece, and arguments, and one of how far these move from
-    piece to piece; and room for a block of every worker."""
-    blocks = integers("q", bytes(8 * WORDS * (2 * len(stages) + threads)))
-    places = [(t.data_ptr(), t.data_ptr() + t.nbytes, t.nbytes // len(t)) for t in scratch]
-    lowest, highest = min((p[0] for p in places), default=0), max((p[1] for p in places), default=0)
+    piece to piece; room for a block of every worker, and for what starts them. Which integers are addresses in which of
+    the tensors, how far behind its start; and tensors in none of them."""
+    blocks = integers("q", bytes(8 * WORDS * (2 * len(stages) + threads + 1)))
+    moving = [(t.data_ptr(), t.data_ptr() + t.nbytes, t.nbytes // len(t)) for t in scratch]
+    known = [(t.data_ptr(), t.data_ptr() + _reach(t), k) for k, t in enumerate(tensors)]
+    places, kept = [], []
     for k, stage in enumerate(stages):
         first, moves = 2 * k * WORDS, (2 * k + 1) * WORDS
-        values = [stage.kernel.native(double)[0], stage.each, *values_of(stage.args)]
+        values = [*stage.kernel.native(double)[:1], stage.each, *values_of(stage.args)]
         blocks[first : first + len(values)] = integers("q", values)
-        for i, value in enumerate(values):
-            if lowest <= value < highest:
-                blocks[moves + i] = next((size for start, end, size in places if start <= value < end), 0)
-    return blocks
+        for i, (argument, value) in enumerate(zip(stage.args, values[HEAD:], strict=True), HEAD):
+            if isinstance(argument, int):
+                continue
+            blocks[moves + i] = next((size for start, end, size in moving if start <= value < end), 0)
+            inside = next(((first + i, j, value - start) for start, end, j in known if start <= value < end), None)
+            if inside is None:
+                kept.append(argument.tensor if isinstance(argument, At) else argument)
+            else:
+                places.append(inside)
+    return blocks, places, kept
+
+
+def _reach(t: Tensor) -> int:
+    """Bytes from the first number of a tensor to behind its last one."""
+    return (
+        t.itemsize
+        * (t.numel() > 0)
+        * (1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)))
+    )
