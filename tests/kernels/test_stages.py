@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gramian.kernels.native import At, array, compiled, entry, run, run_with_workspace
-from gramian.kernels.stages import Stage, launch_stages
+from gramian.kernels.stages import Plan, Stage, launch_stages
 
 EACH = 3
 
@@ -108,3 +108,25 @@ def test_a_worker_takes_its_pieces_through_one_entry_of_scratch_memory(threads: 
     assert torch.equal(target[:pieces], source[:pieces] + float(size))
     assert (scratch[:, 0] == -1).all()
     assert int((scratch[:, 1] != -1).sum()) <= min(entries, pieces)
+
+
+@pytest.mark.parametrize("pieces", [1, 8])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_plan_is_launched_with_other_tensors_of_the_same_sizes(threads: int, pieces: int) -> None:
+    """All pieces through all stages, or stage after stage; what lies in no tensor of the plan is used where it was."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    like, constant = torch.empty(pieces, 3), torch.full((5000,), 2.0)
+    scratch = torch.empty(pieces, 4)
+    stages = [
+        Stage(leave_entry, 1, (At(like), At(scratch[:, 1:]), 7, constant)),
+        Stage(take_entry, 1, (scratch, At(like.view(-1)[pieces:]), constant)),
+    ]
+    plan = Plan(stages, pieces, torch.float32, (like, scratch), [scratch])
+    del like, scratch
+    for start in (0.0, 100.0):
+        values, own = torch.arange(3.0 * pieces).view(pieces, 3) + start, torch.empty(pieces, 4)
+        expected = values.view(-1)[:pieces] + 7
+        plan.launch((values, own))
+        assert torch.equal(values.view(-1)[pieces : 2 * pieces], expected)
+    torch.set_num_threads(before)

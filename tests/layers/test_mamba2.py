@@ -23,21 +23,26 @@ from gramian.layers.mamba2 import Mamba2
 WITHOUT_TRANSFORMERS = "compares with transformers: pip install 'gramian[hf]'"
 
 
-def layer(seed: int = 0, **options: Any) -> Mamba2:
+WIDTHS = (12, 16)  # rows of weights that are no whole lines of the caches, and rows that are
+
+
+def layer(seed: int = 0, d_model: int = 12, **options: Any) -> Mamba2:
     torch.manual_seed(seed)
-    return Mamba2(12, **{"d_state": 6, "head_dim": 4, "n_groups": 2, **options}).double()
+    return Mamba2(d_model, **{"d_state": 6, "head_dim": 4, "n_groups": 2, **options}).double()
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("projection", [None, 4])
 def test_steps_are_the_sequence(batch: int, projection: int | None) -> None:
-    for length in (1, 2, 70):
-        assert_steps_are_the_sequence(layer(projection=projection), sequences(batch, length, 12))
+    for width in WIDTHS:
+        for length in (1, 2, 70):
+            assert_steps_are_the_sequence(layer(0, width, projection=projection), sequences(batch, length, width))
 
 
 @pytest.mark.parametrize("projection", [None, 4])
 def test_pieces_are_the_whole(projection: int | None) -> None:
-    assert_pieces_are_the_whole(layer(projection=projection), sequences(2, 41, 12))
+    for width in WIDTHS:
+        assert_pieces_are_the_whole(layer(0, width, projection=projection), sequences(2, 41, width))
 
 
 def test_it_is_what_its_equations_say() -> None:
@@ -116,10 +121,22 @@ def test_a_change_of_basis_of_the_projections_changes_nothing() -> None:
     torch.testing.assert_close(projected(u), before)
 
 
-@pytest.mark.parametrize("backend", [b for b in SSD_BACKENDS if b != "reference"])
+@pytest.mark.parametrize("backend", ["auto", *(b for b in SSD_BACKENDS if b != "reference")])
 def test_every_backend_gives_the_same(backend: str) -> None:
-    u = sequences(2, 70, 12)
-    torch.testing.assert_close(layer(backend=backend, chunk=16)(u), layer(backend="reference")(u))
+    for width in WIDTHS:
+        u = sequences(2, 70, width)
+        slow = layer(0, width, backend="reference")
+        torch.testing.assert_close(layer(0, width, backend=backend, chunk=16)(u), slow(u))
+
+
+def test_hooks_and_other_modules_in_place_of_projections_have_their_say() -> None:
+    mamba, u = layer(0, 16), sequences(2, 20, 16)
+    y, doubled = mamba(u), mamba.scan(2 * u)[0]
+    hook = mamba.in_proj.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    torch.testing.assert_close(mamba(u), doubled)
+    hook.remove()
+    mamba.out_proj = torch.nn.Sequential(mamba.out_proj, torch.nn.Tanh())
+    torch.testing.assert_close(mamba(u), y.tanh())
 
 
 def test_it_starts_where_it_says() -> None:
@@ -133,13 +150,14 @@ def test_it_starts_where_it_says() -> None:
 
 
 def test_autocast_changes_little() -> None:
-    for projection in (None, 4):
-        assert_autocast_changes_little(layer(projection=projection).float(), sequences(2, 33, 12, torch.float32))
+    for projection, width in ((None, 12), (None, 16), (4, 12)):
+        mamba = layer(0, width, projection=projection).float()
+        assert_autocast_changes_little(mamba, sequences(2, 33, width, torch.float32))
 
 
-@pytest.mark.parametrize("projection", [None, 4])
-def test_it_compiles_to_one_graph(projection: int | None) -> None:
-    assert_one_graph(layer(projection=projection).float(), sequences(2, 33, 12, torch.float32))
+@pytest.mark.parametrize(("projection", "width"), [(None, 12), (None, 16), (4, 12)])
+def test_it_compiles_to_one_graph(projection: int | None, width: int) -> None:
+    assert_one_graph(layer(0, width, projection=projection).float(), sequences(2, 33, width, torch.float32))
 
 
 def test_a_norm_of_another_kind_is_used_as_it_is() -> None:

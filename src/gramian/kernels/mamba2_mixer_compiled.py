@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -154,19 +155,34 @@ def _mixer_backward(
     saved: list[Tensor],
     groups: int,
     T: int,
+    wanted: list[bool],
 ) -> list[Tensor]:
-    """From a contiguous g, gradients for u and the inner parameters, and for columns where they are made here."""
-    u, columns = _rows(u), u if in_weight is None else saved[0]
+    """Gradients for all tensors of the operator, in their order. Those of projections are empty if they are not
+    `wanted`, the others are made at any rate."""
+    u, g = _rows(u), g.contiguous()
     s = _sizes(u, in_weight, None, conv_weight, A_log, norm_weight, out_weight, None, groups, 0.0, T)
     into, out = (None if w is None else w.contiguous() for w in (in_weight, out_weight))
     p = _parameters(u, conv_weight, conv_bias, dt_bias, A_log, D, norm_weight, into, None, out, None)
     plan, shapes, scratch = backward_plan(s)
-    g_zxbcdt, made = in_lines(u, *columns.shape), Made(*(u.new_empty(shape) for shape in shapes))
+    g_zxbcdt, made = in_lines(u, s.batch, s.length, s.columns.all), Made(*(u.new_empty(shape) for shape in shapes))
     plan.launch((u, *p, g, *saved, g_zxbcdt, *made, *(u.new_empty(shape) for shape in scratch)))
     g_bias, g_A = made.steps.sum(0)
     conv = Sums(made.conv_state, made.conv).totals(conv_weight)
-    inner = [*conv, g_bias.clone(), g_A * p.A, made.D.sum(0), made.norm.sum(0)]
-    return [g_zxbcdt, *inner] if in_weight is None else [made.u, *inner, g_zxbcdt]
+    inner = *conv, g_bias.clone(), g_A * p.A, made.D.sum(0), made.norm.sum(0)
+    normed = Results(g, *saved).normed
+    return [
+        g_zxbcdt if in_weight is None else made.u,
+        *_projection(g_zxbcdt, u, wanted[1], wanted[2]),
+        *inner,
+        *_projection(g, normed, wanted[9], wanted[10]),
+    ]
+
+
+def _projection(g: Tensor, x: Tensor, weight: bool, bias: bool) -> tuple[Tensor, Tensor]:
+    """Gradients for weight and bias of a projection, empty if they are not wanted."""
+    rows = g.flatten(0, 1)
+    none = x.new_empty(0)
+    return transposed_product(rows, x.flatten(0, 1)) if weight else none, rows.sum(0) if bias else none.clone()
 
 
 @_mixer_backward.register_fake
@@ -184,22 +200,16 @@ def _(
     saved: list[Tensor],
     groups: int,
     T: int,
+    wanted: list[bool],
 ) -> list[Tensor]:
+    def projection(weight: Tensor | None, wanted: Sequence[bool]) -> list[Tensor]:
+        shape = () if weight is None else weight.shape
+        return [u.new_empty(part if w else (0,)) for part, w in zip((shape, shape[:1]), wanted, strict=True)]
+
     bias = conv_weight.new_empty(len(conv_weight))
-    weights = [t.new_empty(t.shape) for t in (conv_weight, bias, dt_bias, A_log, D, norm_weight)]
-    g_zxbcdt = in_lines(u, *(u if in_weight is None else saved[0]).shape)
-    return [g_zxbcdt, *weights] if in_weight is None else [u.new_empty(u.shape), *weights, g_zxbcdt]
-
-
-@operator("mamba2_mixer_weights", cpu_only=True)
-def _weights(g: Tensor, x: Tensor) -> Tensor:
-    """The gradient of a projection's weight."""
-    return transposed_product(_rows(g).flatten(0, 1), _rows(x).flatten(0, 1))
-
-
-@_weights.register_fake
-def _(g: Tensor, x: Tensor) -> Tensor:
-    return x.new_empty(g.shape[2], x.shape[2])
+    inner = [t.new_empty(t.shape) for t in (conv_weight, bias, dt_bias, A_log, D, norm_weight)]
+    into, out = projection(in_weight, wanted[1:3]), projection(out_weight, wanted[9:11])
+    return [in_lines(u, *u.shape) if in_weight is None else u.new_empty(u.shape), *into, *inner, *out]
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -208,18 +218,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    (u, in_weight, *inner, out_weight), saved, g = ctx.saved_tensors[:9], ctx.saved_tensors[9:], g.contiguous()
-    g_u, *found = _mixer_backward(g, u, in_weight, *inner, out_weight, saved, ctx.groups, ctx.T)
-    wanted, normed = ctx.needs_input_grad, saved[1]
-    return (
-        g_u,
-        _weights(found[-1], u) if wanted[1] else None,
-        found[-1].sum((0, 1)) if wanted[2] else None,
-        *(w if t is not None else None for w, t in zip(found, inner, strict=False)),
-        _weights(g, normed) if wanted[9] else None,
-        g.sum((0, 1)) if wanted[10] else None,
-        *(None, None, None),
-    )
+    tensors, saved, wanted = ctx.saved_tensors[:9], ctx.saved_tensors[9:], list(ctx.needs_input_grad[:11])
+    found = _mixer_backward(g, *tensors, saved, ctx.groups, ctx.T, wanted)
+    return *(t if w else None for t, w in zip(found, wanted, strict=True)), None, None, None
 
 
 _mixer.register_autograd(_differentiate, setup_context=_save, results=1)
