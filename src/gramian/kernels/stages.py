@@ -28,6 +28,7 @@ from gramian.kernels.native import (
     compiled,
     entry,
     is_double,
+    launch,
     run_on_threads,
     run_with_workspace,
     values_of,
@@ -149,8 +150,11 @@ class Plan:
 
 
 def launch_stages(stages: Sequence[Stage], pieces: int, dtype: torch.dtype, scratch: Sequence[Tensor] = ()) -> None:
-    """Make a `Plan` of tensors where they are, and launch it."""
-    Plan(stages, pieces, dtype, scratch=scratch).launch()
+    """Make a `Plan` of tensors where they are, and launch it; one stage by itself needs none."""
+    if len(stages) == 1:
+        launch(stages[0].kernel, pieces * stages[0].each, dtype, *stages[0].args)
+    else:
+        Plan(stages, pieces, dtype, scratch=scratch).launch()
 
 
 def _blocks(
