@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from gramian.kernels.native import array, compiled, entry, run
-from gramian.kernels.vector_math import logistic
+from gramian.kernels.selective_math import logistic
 from gramian.kernels.vector_memory import load, store
 from gramian.kernels.vectors import lanes, splat, total
 

@@ -45,8 +45,8 @@ def product_stage(x: Tensor, matrix: Tensor, out: Tensor, offset: Tensor | None 
     """
     _, length, steps = x.shape
     width = matrix.shape[1]
-    start = 0 if offset is None else At(offset)
-    places = At(x), x.stride(1), At(matrix), matrix.stride(0), start, At(out), out.stride(1)
+    start = in_lines(out, width).zero_() if offset is None else offset
+    places = At(x), x.stride(1), At(matrix), matrix.stride(0), At(start), At(out), out.stride(1)
     return Stage(native.products_entry, max(1, length // native.BLOCK), (length, steps, width, *places))
 
 

@@ -9,8 +9,8 @@ same order whoever runs it. Matrices are read, and results written, in whole vec
 from __future__ import annotations
 
 from gramian.kernels.native import array, compiled, entry, run
-from gramian.kernels.tiles import ROWS, multiply_add
-from gramian.kernels.vector_memory import load_whole, store_whole
+from gramian.kernels.tiles import ROWS, multiply_add, multiply_anew
+from gramian.kernels.vector_memory import store_whole
 from gramian.kernels.vectors import lanes, splat
 
 __all__ = ["BLOCK", "LEAST", "SUMS", "products_entry", "sums_entry"]
@@ -32,7 +32,7 @@ def _products(index, args, real):  # type: ignore[no-untyped-def]
     length, steps, width = args[0], args[1], args[2]
     x, x_row = array(args[3], 1 << 40, real), args[4]
     matrix, row = array(args[5], 1 << 40, real), args[6]
-    out, out_row = array(args[8], 1 << 40, real), args[9]
+    offset, out, out_row = array(args[7], 1 << 40, real), array(args[8], 1 << 40, real), args[9]
     blocks = max(1, length // BLOCK)
     start = index // blocks * length + index % blocks * BLOCK
     stop = start + BLOCK if index % blocks < blocks - 1 else (index // blocks + 1) * length
@@ -40,15 +40,8 @@ def _products(index, args, real):  # type: ignore[no-untyped-def]
         wide = min(width - c, _panel(real))
         for r in range(start, stop, ROWS):
             first = min(r, stop - ROWS)  # some rows twice rather than few at a time
-            for v in range(c, c + wide, lanes(real)):
-                offset = splat(real)
-                if args[7] != 0:
-                    offset = load_whole(array(args[7], 1 << 40, real), v)
-                for t in range(first, first + ROWS):
-                    store_whole(out, t * out_row + v, offset)
-            multiply_add(
-                out, first * out_row + c, out_row, x, first * x_row, x_row, 1, matrix, c, row, steps, wide, real
-            )
+            i, o = first * x_row, first * out_row + c
+            multiply_anew(out, o, out_row, x, i, x_row, 1, matrix, c, row, steps, wide, offset, c, real)
 
 
 @compiled
@@ -74,7 +67,7 @@ def _sums(index, args, real):  # type: ignore[no-untyped-def]
 @entry
 def products_entry(data):  # type: ignore[no-untyped-def]
     """Rows of a sequence, numbers that are summed, columns; x and numbers from row to row of it, and so for the matrix;
-    the offset, or 0; out, and numbers from row to row."""
+    the offset; out, and numbers from row to row."""
     run(_products, data)
 
 

@@ -1,4 +1,4 @@
-"""Functions of vectors around a selective scan: softplus and SiLU, with their derivatives."""
+"""Functions of vectors around a scan: softplus and SiLU, with their derivatives, and the logistic function."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gramian.kernels.native import compiled
 from gramian.kernels.vector_power import power_of_e
 from gramian.kernels.vectors import Vector, splat_like, where
 
-__all__ = ["silu", "silu_and_slope", "softplus", "softplus_and_slope"]
+__all__ = ["logistic", "silu", "silu_and_slope", "softplus", "softplus_and_slope"]
 
 
 def _log_1p(x: Any) -> Any:
@@ -63,6 +63,12 @@ def softplus(x):  # type: ignore[no-untyped-def]
     """``log(1 + exp(x))``; x above 20, as in torch."""
     small = power_of_e(where(x > 0.0, x * -1.0, x))
     return where(x > 20.0, x, where(x > 0.0, x, splat_like(x, 0.0)) + _log_1p(small))
+
+
+@compiled
+def logistic(x):  # type: ignore[no-untyped-def]
+    """``1 / (1 + exp(-x))``."""
+    return 1.0 / (power_of_e(x * -1.0) + 1.0)
 
 
 @compiled
