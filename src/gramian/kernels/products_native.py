@@ -9,7 +9,7 @@ same order whoever runs it. Matrices are read, and results written, in whole vec
 from __future__ import annotations
 
 from gramian.kernels.native import array, compiled, entry, run
-from gramian.kernels.tiles import ROWS, multiply_add, multiply_anew
+from gramian.kernels.tiles import ROWS, multiply_add, multiply_from
 from gramian.kernels.vector_memory import store_whole
 from gramian.kernels.vectors import lanes, splat
 
@@ -41,7 +41,7 @@ def _products(index, args, real):  # type: ignore[no-untyped-def]
         for r in range(start, stop, ROWS):
             first = min(r, stop - ROWS)  # some rows twice rather than few at a time
             i, o = first * x_row, first * out_row + c
-            multiply_anew(out, o, out_row, x, i, x_row, 1, matrix, c, row, steps, wide, offset, c, real)
+            multiply_from(offset, c, 0, out, o, out_row, x, i, x_row, 1, matrix, c, row, steps, wide, real)
 
 
 @compiled
