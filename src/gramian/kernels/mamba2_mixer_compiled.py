@@ -66,25 +66,9 @@ def _sizes(
     )
 
 
-def _parameters(
-    u: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor | None,
-    dt_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    norm_weight: Tensor,
-    *projections: Tensor | None,
-) -> Parameters:
-    """With matrices and offsets of the projections as they are."""
-    return Parameters(
-        Coefficients.of(u[:1], conv_weight, conv_bias, None).rows,
-        dt_bias.contiguous(),
-        -A_log.exp(),
-        D.contiguous(),
-        norm_weight.contiguous(),
-        *(u.new_empty(0) if t is None else t for t in projections),
-    )
+def _given(u: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Contiguous, and empty where there are none."""
+    return tuple(u.new_empty(0) if t is None else t.contiguous() for t in tensors)
 
 
 def _offset(bias: Tensor | None) -> Tensor | None:
@@ -107,14 +91,16 @@ def _mixer(
     groups: int,
     eps: float,
     T: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`Results`."""
     u = _rows(u)
     s = _sizes(u, in_weight, in_bias, conv_weight, A_log, norm_weight, out_weight, out_bias, groups, eps, T)
-    into, out = (None if w is None else by_columns(w) for w in (in_weight, out_weight))
-    projections = into, _offset(in_bias), out, _offset(out_bias)
-    p = _parameters(u, conv_weight, conv_bias, dt_bias, A_log, D, norm_weight, *projections)
-    r, (plan, shapes) = Results.empty(u, s), forward_plan(s)
+    conv, A = Coefficients.of(u[:1], conv_weight, conv_bias, None).rows, -A_log.exp()
+    dt_bias, D, norm = _given(u, dt_bias, D, norm_weight)
+    into, out = (u.new_empty(0) if w is None else by_columns(w) for w in (in_weight, out_weight))
+    offsets = _given(u, _offset(in_bias), _offset(out_bias))
+    p = Parameters(conv, dt_bias, A, D, norm, into, offsets[0], out, offsets[1])
+    r, (plan, shapes) = Results.empty(u, s, conv, A), forward_plan(s)
     plan.launch((u, *p, *r, *(u.new_empty(shape) for shape in shapes)))
     return r
 
@@ -135,9 +121,10 @@ def _(
     groups: int,
     eps: float,
     T: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     projections = in_weight, in_bias, conv_weight, A_log, norm_weight, out_weight, out_bias
-    return Results.empty(u, _sizes(u, *projections, groups, eps, T))
+    conv = Coefficients.zeros(u, 1, conv_weight.shape[0]).rows
+    return Results.empty(u, _sizes(u, *projections, groups, eps, T), conv, torch.empty_like(A_log))
 
 
 @operator("mamba2_mixer_backward", cpu_only=True)
@@ -161,20 +148,20 @@ def _mixer_backward(
     `wanted`, the others are made at any rate."""
     u, g = _rows(u), g.contiguous()
     s = _sizes(u, in_weight, None, conv_weight, A_log, norm_weight, out_weight, None, groups, 0.0, T)
-    into, out = (None if w is None else w.contiguous() for w in (in_weight, out_weight))
-    p = _parameters(u, conv_weight, conv_bias, dt_bias, A_log, D, norm_weight, into, None, out, None)
+    r = Results(g, *saved)
+    dt_bias, D, norm, into, out, none = _given(u, dt_bias, D, norm_weight, in_weight, out_weight, None)
+    p = Parameters(r.conv, dt_bias, r.A, D, norm, into, none, out, none)
     plan, shapes, scratch = backward_plan(s)
     g_zxbcdt, made = in_lines(u, s.batch, s.length, s.columns.all), Made(*(u.new_empty(shape) for shape in shapes))
-    plan.launch((u, *p, g, *saved, g_zxbcdt, *made, *(u.new_empty(shape) for shape in scratch)))
+    plan.launch((u, *p, *r, g_zxbcdt, *made, *(u.new_empty(shape) for shape in scratch)))
     g_bias, g_A = made.steps.sum(0)
     conv = Sums(made.conv_state, made.conv).totals(conv_weight)
     inner = *conv, g_bias.clone(), g_A * p.A, made.D.sum(0), made.norm.sum(0)
-    normed = Results(g, *saved).normed
     return [
         g_zxbcdt if in_weight is None else made.u,
         *_projection(g_zxbcdt, u, wanted[1], wanted[2]),
         *inner,
-        *_projection(g, normed, wanted[9], wanted[10]),
+        *_projection(g, r.normed, wanted[9], wanted[10]),
     ]
 
 

@@ -108,7 +108,8 @@ class Parameters(NamedTuple):
 
 class Results(NamedTuple):
     """The output, and what the backward pass needs: columns and normalised values where there are projections, step
-    sizes, logs of decays, outputs of the recurrence, its states between chunks, and the factors that normalise."""
+    sizes, logs of decays, outputs of the recurrence, its states between chunks, the factors that normalise, and of the
+    parameters those that had to be made."""
 
     out: Tensor
     zxbcdt: Tensor
@@ -118,10 +119,12 @@ class Results(NamedTuple):
     y: Tensor
     between: Tensor
     scales: Tensor
+    conv: Tensor
+    A: Tensor
 
     @classmethod
-    def empty(cls, like: Tensor, s: Sizes) -> Results:
-        """Of the type of `like`."""
+    def empty(cls, like: Tensor, s: Sizes, conv: Tensor, A: Tensor) -> Results:
+        """Of the type of `like`, but for those that are there."""
         values = s.batch, s.length, s.heads, s.d_inner // s.heads
         return cls(
             out=s.room(like, s.d_out or s.d_inner),
@@ -132,6 +135,8 @@ class Results(NamedTuple):
             y=like.new_empty(values),
             between=like.new_empty(states_between_chunks(values, s.keys // s.groups, s.T)),
             scales=s.room(like, s.groups),
+            conv=conv,
+            A=A,
         )
 
 
@@ -163,7 +168,7 @@ def _example(s: Sizes, backward: bool) -> tuple[Tensor, Parameters, Results]:
         in_lines(u, *(out if backward else out[::-1])) if s.d_out else none,
         in_lines(u, s.d_out) if s.out_bias else none,
     )
-    return u, parameters, Results.empty(u, s)
+    return u, parameters, Results.empty(u, s, parameters.conv, parameters.A)
 
 
 def _shapes(tensors: Sequence[Tensor]) -> list[torch.Size]:
