@@ -30,7 +30,7 @@ class _Sizes:
 
     def __init__(self, x: Tensor) -> None:
         self.batch, self.length, self.channels = x.shape
-        self.tiles = -(-self.channels // (_BYTES // x.itemsize))
+        self.tiles = _line(x, self.channels) * x.itemsize // _BYTES
         wanted = max(1, min(-(-_TASKS // self.batch), self.tiles // _TILES))
         self.share = -(-self.tiles // wanted)
         self.splits = -(-self.tiles // self.share)
@@ -39,6 +39,12 @@ class _Sizes:
     def head(self) -> tuple[int, ...]:
         """The sizes that a task wants first."""
         return self.batch, self.length, self.channels, self.splits, self.tiles, self.share
+
+
+def _line(like: Tensor, channels: int) -> int:
+    """Channels in whole vectors."""
+    lanes = _BYTES // like.itemsize
+    return -(-channels // lanes) * lanes
 
 
 class Coefficients(NamedTuple):
@@ -51,8 +57,7 @@ class Coefficients(NamedTuple):
     @classmethod
     def zeros(cls, like: Tensor, batch: int, channels: int) -> Coefficients:
         """Of the type of `like`."""
-        lanes = _BYTES // like.itemsize
-        line = -(-channels // lanes) * lanes
+        line = _line(like, channels)
         return cls(like.new_zeros(batch, TAPS - 1, line), like.new_zeros(TAPS + 1, line))
 
     @classmethod
@@ -93,8 +98,7 @@ class Sums(NamedTuple):
     @classmethod
     def room(cls, like: Tensor, batch: int, channels: int) -> Sums:
         """Empty, of the type of `like`."""
-        lanes = _BYTES // like.itemsize
-        line = -(-channels // lanes) * lanes
+        line = _line(like, channels)
         return cls(like.new_empty(batch, TAPS - 1, line), like.new_empty(batch, TAPS + 1, line))
 
     def totals(self, weight: Tensor) -> tuple[Tensor, Tensor]:

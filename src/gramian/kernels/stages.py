@@ -72,10 +72,8 @@ def _piece(index, worker, args, real):  # type: ignore[no-untyped-def]
     own = blocks + 8 * WORDS * (2 * stages + worker)
     block = array(own, WORDS, 0)
     for k in range(stages):
-        common, moves = (
-            array(blocks + 16 * WORDS * k, WORDS, 0),
-            array(blocks + 16 * WORDS * k + 8 * WORDS, WORDS, 0),
-        )
+        common = array(blocks + 16 * WORDS * k, WORDS, 0)
+        moves = array(blocks + 16 * WORDS * k + 8 * WORDS, WORDS, 0)
         for i in range(WORDS):
             block[i] = common[i] + moves[i] * (worker - index)
         each = common[1]
@@ -185,8 +183,5 @@ def _blocks(
 
 def _reach(t: Tensor) -> int:
     """Bytes from the first number of a tensor to behind its last one."""
-    return (
-        t.itemsize
-        * (t.numel() > 0)
-        * (1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True)))
-    )
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return t.itemsize * (last + 1) if t.numel() else 0
