@@ -198,6 +198,32 @@ def test_pieces_of_a_larger_input_may_have_any_strides_where_an_axis_has_one_ent
     assert_close_results(found, expected, 1e-14)
 
 
+def test_one_step_of_sequences_that_lie_in_any_order() -> None:
+    zxbcdt, *parameters = example((3, 1, 4, 4, 2, 3, 4))
+    expected = between(mamba2_mixer, (zxbcdt, *parameters), groups=2)
+    by_step = zxbcdt.transpose(0, 1).contiguous().transpose(0, 1)
+    by_channel = zxbcdt.mT.contiguous().mT
+    for given in (by_step, by_channel, zxbcdt[:, 0][:, :, None].mT):
+        torch.testing.assert_close(between(mamba2_mixer, (given, *parameters), groups=2), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_saved_tensors_may_have_been_packed_meanwhile(dtype: torch.dtype) -> None:
+    """As hooks on saved tensors may leave them that keep them elsewhere."""
+    tensors = projected(WHOLE[0], dtype)
+    expected = results_and_gradients(lambda t: (mamba2_mixer(*t),), tensors)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: t.clone(memory_format=torch.contiguous_format), lambda t: t
+    ):
+        found = results_and_gradients(lambda t: (mamba2_mixer(*t),), tensors)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_projection_out_to_nothing_gives_nothing() -> None:
+    *some, out_weight, out_bias = projected(WHOLE[0])
+    assert mamba2_mixer(*some, out_weight[:0], out_bias[:0]).shape == (*WHOLE[0][:2], 0)
+
+
 def test_the_bias_of_the_convolution_is_optional() -> None:
     zxbcdt, weight, bias, *rest = example(SHAPES[1])
     tensors = zxbcdt.requires_grad_(), weight, None, *rest

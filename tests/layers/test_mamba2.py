@@ -135,6 +135,12 @@ def test_hooks_and_other_modules_in_place_of_projections_have_their_say() -> Non
     hook = mamba.in_proj.register_forward_pre_hook(lambda module, args: (2 * args[0],))
     torch.testing.assert_close(mamba(u), doubled)
     hook.remove()
+    seen: list[torch.nn.Module] = []
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module))
+    torch.testing.assert_close(mamba(u), y)
+    hook.remove()
+    assert mamba.in_proj in seen
+    assert mamba.out_proj in seen
     mamba.out_proj = torch.nn.Sequential(mamba.out_proj, torch.nn.Tanh())
     torch.testing.assert_close(mamba(u), y.tanh())
 

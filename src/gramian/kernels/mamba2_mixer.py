@@ -49,8 +49,8 @@ def mamba2_mixer(
     On the CPU all of it is one operator: columns are read where they lie, gradients written where they belong, and a
     sequence stays in the caches of one core on its way through. Elsewhere, without states, and for filters that the
     compiled convolution has no registers for, it is `mamba2_mixer_by_parts`; and products are torch's own under
-    autocast, for mixed types or half precision, sequences of less than 8 steps, and rows of weights that are no whole
-    cache lines.
+    autocast, for mixed types or half precision, sequences of less than 8 steps, and where rows of weights or of the
+    output are no whole cache lines.
 
     Parameters
     ----------

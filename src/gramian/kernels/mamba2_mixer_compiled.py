@@ -12,6 +12,7 @@ from gramian.kernels.causal_conv_compiled import Coefficients, Sums
 from gramian.kernels.mamba2_mixer_plans import Made, Parameters, Results, Sizes, backward_plan, forward_plan
 from gramian.kernels.operators import operator
 from gramian.kernels.products import by_columns, in_lines, transposed_product
+from gramian.kernels.ssd_compiled import distance
 
 __all__ = ["mamba2_mixer_compiled"]
 
@@ -19,8 +20,8 @@ __all__ = ["mamba2_mixer_compiled"]
 def mamba2_mixer_compiled(*args: Any) -> Tensor:
     """As `gramian.kernels.mamba2_mixer`, with its tensors, groups and eps in that order, and T steps a chunk.
 
-    For CPU tensors of one type, none of them empty; products want `gramian.kernels.products.fits` of both weights, and
-    as many steps as `gramian.kernels.products.LEAST`.
+    For CPU tensors of one type, none of them empty; products want `gramian.kernels.products.fits` of both weights and
+    of the transpose of the second, and as many steps as `gramian.kernels.products.LEAST`.
     """
     out: Tensor = _mixer(*args)[0]
     return out
@@ -50,7 +51,7 @@ def _sizes(
     return Sizes(
         batch=batch,
         length=length,
-        row=u.stride(1),
+        row=distance(u),
         d_model=0 if in_weight is None else d_model,
         d_inner=d_inner,
         keys=(conv_weight.shape[0] - d_inner) // 2,
@@ -64,6 +65,12 @@ def _sizes(
         dtype=u.dtype,
         threads=torch.get_num_threads(),
     )
+
+
+def _in_lines_again(t: Tensor) -> Tensor:
+    """Rows as `in_lines` lays them, from whoever kept a saved tensor and may have packed it."""
+    lines = in_lines(t, *t.shape)
+    return t if t.stride() == lines.stride() else lines.copy_(t)
 
 
 def _given(u: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
@@ -148,7 +155,8 @@ def _mixer_backward(
     `wanted`, the others are made at any rate."""
     u, g = _rows(u), g.contiguous()
     s = _sizes(u, in_weight, None, conv_weight, A_log, norm_weight, out_weight, None, groups, 0.0, T)
-    r = Results(g, *saved)
+    columns, *others = saved
+    r = Results(g, columns if in_weight is None else _in_lines_again(columns), *(t.contiguous() for t in others))
     dt_bias, D, norm, into, out, none = _given(u, dt_bias, D, norm_weight, in_weight, out_weight, None)
     p = Parameters(r.conv, dt_bias, r.A, D, norm, into, none, out, none)
     plan, shapes, scratch = backward_plan(s)

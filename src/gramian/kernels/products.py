@@ -28,8 +28,8 @@ def in_lines(like: Tensor, *shape: int) -> Tensor:
 
 
 def fits(weight: Tensor) -> bool:
-    """Whether rows of a ``(columns out, columns in)`` weight, as they are, are whole lines."""
-    return weight.shape[1] * weight.itemsize % _LINE == 0
+    """Whether rows of a ``(columns out, columns in)`` weight, as they are, are whole lines, and some."""
+    return weight.shape[1] > 0 and weight.shape[1] * weight.itemsize % _LINE == 0
 
 
 def by_columns(weight: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules import module as modules
 
 from gramian.errors import ShapeError
 from gramian.kernels import causal_conv1d, mamba2_mixer, ssd
@@ -247,9 +248,17 @@ class Mamba2(SelectiveLayer):
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether nobody wants this projection called: no other class stands in its place, and no hooks are on it."""
+    """Whether nobody wants this projection called: no other class stands in its place, its parameters are torch's own,
+    and no hooks are on it, or on all modules."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return type(module) is nn.Linear and "forward" not in vars(module) and not any(hooks)
+    everywhere = modules._global_forward_hooks, modules._global_forward_pre_hooks, modules._global_backward_hooks
+    return (
+        type(module) is nn.Linear
+        and "forward" not in vars(module)
+        and not any(hooks)
+        and not any(everywhere)
+        and all(type(p) in (nn.Parameter, Tensor) for p in (module.weight, module.bias) if p is not None)
+    )
 
 
 def _projected(m: Tensor, projection: Tensor) -> Tensor:
