@@ -147,20 +147,8 @@ def mamba2_mixer_by_parts(
     return normed if out_weight is None else F.linear(normed, out_weight, out_bias)
 
 
-def _check(
-    u: Tensor,
-    in_weight: Tensor | None,
-    in_bias: Tensor | None,
-    conv_weight: Tensor,
-    conv_bias: Tensor | None,
-    dt_bias: Tensor,
-    A_log: Tensor,
-    D: Tensor,
-    norm_weight: Tensor,
-    out_weight: Tensor | None,
-    out_bias: Tensor | None,
-    groups: int,
-) -> None:
+def _check_inner(u: Tensor, conv_weight: Tensor, A_log: Tensor, norm_weight: Tensor, groups: int) -> None:
+    """What all other sizes follow from."""
     if (u.ndim, conv_weight.ndim, A_log.ndim, norm_weight.ndim) != (3, 2, 1, 1) or groups < 1:
         raise ShapeError(
             f"u {tuple(u.shape)}, conv_weight {tuple(conv_weight.shape)}, A_log {tuple(A_log.shape)}, "
@@ -176,6 +164,24 @@ def _check(
             "given.",
             "Needed: whole heads, as many a group, norm_weight (d_inner,), conv_weight (d_inner + 2 groups N, width).",
         )
+
+
+def _check(
+    u: Tensor,
+    in_weight: Tensor | None,
+    in_bias: Tensor | None,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    norm_weight: Tensor,
+    out_weight: Tensor | None,
+    out_bias: Tensor | None,
+    groups: int,
+) -> None:
+    _check_inner(u, conv_weight, A_log, norm_weight, groups)
+    d_inner, mixed, heads = len(norm_weight), len(conv_weight), len(A_log)
     columns = d_inner + mixed + heads
     d_out = 0 if out_weight is None else len(out_weight)
     wanted = {

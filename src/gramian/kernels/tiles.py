@@ -37,6 +37,40 @@ def stand_alone(context: Any) -> Any:
     return types.void(), codegen
 
 
+def _emit(context: Any, builder: Any, signature: Any, args: Any, rows: int, vectors: int) -> None:
+    """The code of a tile: sums in registers, from `first` to `out`."""
+    _, o, o_row, _, f, f_row, _, i, a_row, a_step, _, j, x_row, steps = args
+    kind = of(signature.args[0].dtype)
+    vector, align = context.get_value_type(kind), kind.element.bitwidth // 8
+    arrays = (context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 3, 6, 10))
+    out, first, a, x = arrays
+
+    def at(base: Any, start: Any, index: Any, stride: Any, v: int = 0) -> Any:
+        place = builder.add(builder.add(start, builder.mul(index, stride)), start.type(v * kind.count))
+        return builder.gep(base, [place])
+
+    def vectors_at(base: Any, start: Any, index: Any, stride: Any) -> list[Any]:
+        places = (at(base, start, index, stride, v) for v in range(vectors))
+        return [builder.bitcast(place, vector.as_pointer()) for place in places]
+
+    places, starts = (
+        [vectors_at(base, start, o.type(r), stride) for r in range(rows)]
+        for base, start, stride in ((out, o, o_row), (first, f, f_row))
+    )
+    sums = [[cgutils.alloca_once_value(builder, builder.load(p, align=align)) for p in row] for row in starts]
+    with cgutils.for_range(builder, steps) as loop:
+        row = [builder.load(p, align=align) for p in vectors_at(x, j, loop.index, x_row)]
+        start = builder.add(i, builder.mul(loop.index, a_step))
+        for r in range(rows):
+            factor = splatted(builder, vector, builder.load(at(a, start, o.type(r), a_row)))
+            for v in range(vectors):
+                product = builder.fmul(factor, row[v], flags=_FLAGS)
+                builder.store(builder.fadd(builder.load(sums[r][v]), product, flags=_FLAGS), sums[r][v])
+    for r in range(rows):
+        for v in range(vectors):
+            builder.store(builder.load(sums[r][v]), places[r][v], align=align)
+
+
 def _tile(rows: int, vectors: int) -> Callable[..., Any]:
     """The intrinsic of ``out[o + r o_row ...] = first[f + r f_row ...] + sum_k a[i + r a_row + k a_step] x[j + k x_row
     ...]``."""
@@ -59,42 +93,12 @@ def _tile(rows: int, vectors: int) -> Callable[..., Any]:
         x_row: Any,
         steps: Any,
     ) -> Any:
-        kind = of(out.dtype)
-
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            _, o, o_row, _, f, f_row, _, i, a_row, a_step, _, j, x_row, steps = args
-            vector, align = context.get_value_type(kind), kind.element.bitwidth // 8
-            arrays = (context.make_array(signature.args[k])(context, builder, args[k]).data for k in (0, 3, 6, 10))
-            out, first, a, x = arrays
-
-            def at(base: Any, start: Any, index: Any, stride: Any, v: int = 0) -> Any:
-                place = builder.add(builder.add(start, builder.mul(index, stride)), start.type(v * kind.count))
-                return builder.gep(base, [place])
-
-            def vectors_at(base: Any, start: Any, index: Any, stride: Any) -> list[Any]:
-                places = (at(base, start, index, stride, v) for v in range(vectors))
-                return [builder.bitcast(place, vector.as_pointer()) for place in places]
-
-            places, starts = (
-                [vectors_at(base, start, o.type(r), stride) for r in range(rows)]
-                for base, start, stride in ((out, o, o_row), (first, f, f_row))
-            )
-            sums = [[cgutils.alloca_once_value(builder, builder.load(p, align=align)) for p in row] for row in starts]
-            with cgutils.for_range(builder, steps) as loop:
-                row = [builder.load(p, align=align) for p in vectors_at(x, j, loop.index, x_row)]
-                start = builder.add(i, builder.mul(loop.index, a_step))
-                for r in range(rows):
-                    factor = splatted(builder, vector, builder.load(at(a, start, o.type(r), a_row)))
-                    for v in range(vectors):
-                        product = builder.fmul(factor, row[v], flags=_FLAGS)
-                        builder.store(builder.fadd(builder.load(sums[r][v]), product, flags=_FLAGS), sums[r][v])
-            for r in range(rows):
-                for v in range(vectors):
-                    builder.store(builder.load(sums[r][v]), places[r][v], align=align)
+            _emit(context, builder, signature, args, rows, vectors)
             return context.get_dummy_value()
 
-        numbers = (types.int64, types.int64)
-        return types.void(out, *numbers, first, *numbers, a, *numbers, types.int64, x, *numbers, types.int64), codegen
+        n = types.int64
+        return types.void(out, n, n, first, n, n, a, n, n, n, x, n, n, n), codegen
 
     return tile
 
