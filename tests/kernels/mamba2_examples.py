@@ -33,7 +33,7 @@ def example(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple
         return torch.randn(*size, generator=g, dtype=torch.float64)
 
     zxbcdt = normal(batch, length, inner + mixed + heads)
-    conv = normal(mixed, width), normal(mixed)
+    conv = normal(mixed, 1, width), normal(mixed)
     tensors = zxbcdt, *conv, normal(heads) - 2, normal(heads) * 0.3, normal(heads), normal(inner)
     return tuple(t.to(dtype) for t in tensors)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gramian.kernels.products import LEAST, by_columns, fits, in_lines, product_stage, transposed_product
+from gramian.kernels.memory import in_lines
+from gramian.kernels.products import LEAST, fits, product_stage, sums_room, sums_stage, transposed_stage
 from gramian.kernels.stages import launch_stages
 
 DTYPES = (torch.float32, torch.float64)
@@ -16,12 +17,25 @@ def normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x weight^T + bias`` in one stage."""
+def transposed(weight: Tensor) -> Tensor:
+    out = in_lines(weight, *weight.shape[::-1])
+    launch_stages([transposed_stage(weight, out)], 1, weight.dtype)
+    return out
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, start: Tensor | None = None) -> Tensor:
+    """``x weight^T`` in one stage, and what is added."""
     out = in_lines(x, *x.shape[:2], len(weight))
     offset = None if bias is None else in_lines(bias, len(bias)).copy_(bias)
-    launch_stages([product_stage(x, by_columns(weight), out, offset)], len(x), x.dtype)
+    launch_stages([product_stage(x, transposed(weight), out, offset=offset, start=start)], len(x), x.dtype)
     return out
+
+
+def transposed_product(g: Tensor, x: Tensor) -> Tensor:
+    """``g^T x``."""
+    out = x.new_empty(sums_room(g.shape[1], x.shape[1]))
+    launch_stages([sums_stage(g, x, out)], 1, x.dtype)
+    return out[: g.shape[1]]
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -40,10 +54,24 @@ def test_rows_times_a_matrix(length: int, biased: bool, dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_product_is_added_to_where_it_starts_from(dtype: torch.dtype) -> None:
+    x, weight = normal(3, 70, 11, dtype=dtype), normal(20, 11, dtype=dtype, seed=1)
+    start = in_lines(x, 3, 70, 20).copy_(normal(3, 70, 20, dtype=dtype, seed=2))
+    torch.testing.assert_close(product(x, weight, start=start), start + x @ weight.mT, rtol=0, atol=tolerance(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (33, 17), (70, 100)], ids=str)
+def test_weights_are_transposed(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    weight = normal(*shape, dtype=dtype)
+    assert torch.equal(transposed(weight), weight.t())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_may_lie_some_numbers_apart(dtype: torch.dtype) -> None:
     wide, weight = normal(3, 70, 40, dtype=dtype), normal(20, 11, dtype=dtype, seed=1)
     x = wide[..., 7:18]
-    assert torch.equal(product(x, weight, None), product(x.contiguous(), weight, None))
+    assert torch.equal(product(x, weight), product(x.contiguous(), weight))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -61,7 +89,7 @@ def test_bits_do_not_depend_on_threads() -> None:
     before, found = torch.get_num_threads(), []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        y = product(x, weight, None)
+        y = product(x, weight)
         found.append((y, transposed_product(y.flatten(0, 1), x.flatten(0, 1))))
     torch.set_num_threads(before)
     for other in found[1:]:
@@ -69,11 +97,5 @@ def test_bits_do_not_depend_on_threads() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_begin_at_lines_of_64_bytes(dtype: torch.dtype) -> None:
-    like = torch.empty(0, dtype=dtype)
-    y = in_lines(like, 3, 5, 11)
-    assert y.shape == (3, 5, 11)
-    assert y.stride() == (5 * y.stride(1), y.stride(1), 1)
-    assert y.stride(1) * y.itemsize % 64 == 0
-    assert in_lines(like, 4, 16).is_contiguous()
-    assert [fits(torch.empty(2, n, dtype=dtype)) for n in (16, 12)] == [True, False]
+def test_weights_fit_whose_rows_are_lines_of_64_bytes(dtype: torch.dtype) -> None:
+    assert [fits(torch.empty(2, n, dtype=dtype)) for n in (16, 12, 0)] == [True, False, False]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gramian.kernels.native import At, array, compiled, entry, run, run_with_workspace
-from gramian.kernels.stages import Plan, Stage, launch_stages
+from gramian.kernels.stages import Phase, Plan, Stage, launch_stages
 
 EACH = 3
 
@@ -122,7 +122,7 @@ def test_a_plan_is_launched_with_other_tensors_of_the_same_sizes(threads: int, p
         Stage(leave_entry, 1, (At(like), At(scratch[:, 1:]), 7, constant)),
         Stage(take_entry, 1, (scratch, At(like.view(-1)[pieces:]), constant)),
     ]
-    plan = Plan(stages, pieces, torch.float32, (like, scratch), [scratch])
+    plan = Plan([Phase(stages, pieces, scratch=[scratch])], torch.float32, (like, scratch))
     del like, scratch
     for start in (0.0, 100.0):
         values, own = torch.arange(3.0 * pieces).view(pieces, 3) + start, torch.empty(pieces, 4)

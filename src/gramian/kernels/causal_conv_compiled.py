@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from gramian.kernels.causal_conv_native import TAPS, backward_entry, forward_entry
+from gramian.kernels.causal_conv_native import TAPS, backward_entry, coefficients_entry, forward_entry
+from gramian.kernels.column_sums import column_sums_stage
+from gramian.kernels.memory import lines
 from gramian.kernels.native import Argument, At
 from gramian.kernels.operators import operator
 from gramian.kernels.stages import Stage, launch_stages
 
-__all__ = ["Coefficients", "Sums", "backward_stage", "causal_conv1d_compiled", "forward_stage"]
+__all__ = ["Coefficients", "Sums", "backward_stage", "causal_conv1d_compiled", "coefficients_stage", "forward_stage"]
 
 _BYTES = 64  # of a vector
 _TASKS = 16  # at least, where that leaves each of them as many tiles of channels as this:
@@ -30,7 +32,7 @@ class _Sizes:
 
     def __init__(self, x: Tensor) -> None:
         self.batch, self.length, self.channels = x.shape
-        self.tiles = _line(x, self.channels) * x.itemsize // _BYTES
+        self.tiles = lines(self.channels, x.itemsize) * x.itemsize // _BYTES
         wanted = max(1, min(-(-_TASKS // self.batch), self.tiles // _TILES))
         self.share = -(-self.tiles // wanted)
         self.splits = -(-self.tiles // self.share)
@@ -39,12 +41,6 @@ class _Sizes:
     def head(self) -> tuple[int, ...]:
         """The sizes that a task wants first."""
         return self.batch, self.length, self.channels, self.splits, self.tiles, self.share
-
-
-def _line(like: Tensor, channels: int) -> int:
-    """Channels in whole vectors."""
-    lanes = _BYTES // like.itemsize
-    return -(-channels // lanes) * lanes
 
 
 class Coefficients(NamedTuple):
@@ -57,8 +53,13 @@ class Coefficients(NamedTuple):
     @classmethod
     def zeros(cls, like: Tensor, batch: int, channels: int) -> Coefficients:
         """Of the type of `like`."""
-        line = _line(like, channels)
+        line = lines(channels, like.itemsize)
         return cls(like.new_zeros(batch, TAPS - 1, line), like.new_zeros(TAPS + 1, line))
+
+    @classmethod
+    def before_nothing(cls, rows: Tensor, batch: int) -> Coefficients:
+        """With zeros for what was before."""
+        return cls(rows.new_zeros(batch, TAPS - 1, rows.shape[1]), rows)
 
     @classmethod
     def of(cls, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None) -> Coefficients:
@@ -70,6 +71,13 @@ class Coefficients(NamedTuple):
         if state is not None:
             made.state[:, TAPS - width :, :channels] = state
         return made
+
+
+def coefficients_stage(weight: Tensor, bias: Tensor | None, rows: Tensor) -> Stage:
+    """What fills the `Coefficients.rows`, for contiguous weights and biases; one piece."""
+    channels, width = weight.shape
+    args = channels, width, rows.shape[1], weight, 0 if bias is None else bias, rows
+    return Stage(coefficients_entry, 1, args)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -98,14 +106,28 @@ class Sums(NamedTuple):
     @classmethod
     def room(cls, like: Tensor, batch: int, channels: int) -> Sums:
         """Empty, of the type of `like`."""
-        line = _line(like, channels)
-        return cls(like.new_empty(batch, TAPS - 1, line), like.new_empty(batch, TAPS + 1, line))
+        return cls(*(like.new_empty(shape) for shape in cls.shapes(batch, lines(channels, like.itemsize))))
+
+    @staticmethod
+    def shapes(batch: int, line: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of both, with channels in whole lines."""
+        return (batch, TAPS - 1, line), (batch, TAPS + 1, line)
 
     def totals(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of weight and bias."""
         channels, width = weight.shape
         total = self.rows.sum(0)[:, :channels]
         return total[TAPS - width : TAPS].mT.contiguous(), total[TAPS].clone()
+
+
+    def totals_stages(self, channels: int, g_weight: Tensor | None, g_bias: Tensor | None) -> list[Stage]:
+        """What fills these gradients, stages that do not depend on each other; one piece."""
+        stages = []
+        if g_weight is not None:
+            first = TAPS - g_weight.shape[1]
+            taps = (self.rows[:, k, :channels] for k in range(first, TAPS))
+            stages += [column_sums_stage(tap, g_weight[:, k]) for k, tap in enumerate(taps)]
+        return stages if g_bias is None else [*stages, column_sums_stage(self.rows[:, TAPS, :channels], g_bias)]
 
 
 def backward_stage(g: Tensor, x: Tensor, coefficients: Coefficients, silu: bool, g_x: Tensor, sums: Sums) -> Stage:

@@ -13,7 +13,7 @@ from gramian.kernels.selective_math import silu, silu_and_slope
 from gramian.kernels.vector_memory import load, load_whole, store, store_whole
 from gramian.kernels.vectors import lanes, splat
 
-__all__ = ["TAPS", "backward_entry", "forward_entry"]
+__all__ = ["TAPS", "backward_entry", "coefficients_entry", "forward_entry"]
 
 TAPS = 4
 BLOCK = 8  # steps
@@ -21,6 +21,25 @@ BLOCK = 8  # steps
 _BATCH, _LENGTH, _CHANNELS, _SPLITS, _TILES, _SHARE, _SILU = range(7)
 _X, _X_BATCH, _X_ROW, _STATE, _WEIGHT, _BIAS, _Y = range(7, 14)
 _G, _G_BATCH, _G_ROW, _G_X, _G_X_BATCH, _G_X_ROW, _G_STATE, _SUMS = range(13, 21)
+
+
+@compiled
+def _coefficients(index, args, real):  # type: ignore[no-untyped-def]
+    """Weights as tasks read them, and biases; zeros in front of shorter filters, and behind all."""
+    channels, width, line = args[0], args[1], args[2]
+    weight, bias = array(args[3], channels * width, real), array(args[4], channels, real)
+    rows, none = array(args[5], (TAPS + 1) * line, real), TAPS - width
+    for k in range(TAPS):
+        for c in range(line):
+            rows[k * line + c] = weight[c * width + k - none] if c < channels and k >= none else real
+    for c in range(line):
+        rows[TAPS * line + c] = bias[c] if c < channels and args[4] else real
+
+
+@entry
+def coefficients_entry(data):  # type: ignore[no-untyped-def]
+    """Channels, width, numbers from row to row of the result; weights, biases or 0, the result."""
+    run(_coefficients, data)
 
 
 @compiled

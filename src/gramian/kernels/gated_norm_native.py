@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 
 from gramian.kernels.native import array, compiled, entry, run
+from gramian.kernels.rms_norm_native import ROWS, block
 from gramian.kernels.selective_math import logistic
 from gramian.kernels.vector_memory import load, store
 from gramian.kernels.vectors import lanes, splat, total
 
 __all__ = ["ROWS", "backward_entry", "forward_entry"]
-
-ROWS = 64  # of a task
 
 
 @compiled
@@ -70,21 +69,12 @@ def _backward_group(y, i, z, j, g, k, weight, o, size, scale, g_y, g_z, n, g_w, 
 
 
 @compiled
-def _block(index, length):  # type: ignore[no-untyped-def]
-    """The first row of a task, and behind its last one."""
-    each = -(-length // ROWS)
-    first = index // each * length
-    start = first + index % each * ROWS
-    return start, min(start + ROWS, first + length)
-
-
-@compiled
 def _forward(index, args, real):  # type: ignore[no-untyped-def]
     rows, length, channels, groups, first, y_row, z_row = args[0], args[1], args[2], args[3], args[4], args[5], args[6]
     y, z = array(args[7], rows * y_row, real), array(args[8], rows * z_row, real)
     weight, eps = array(args[9], channels, real), array(args[10], 1, real)[0]
     out, scales = array(args[11], rows * channels, real), array(args[12], rows * groups, real)
-    size, (start, stop) = channels // groups, _block(index, length)
+    size, (start, stop) = channels // groups, block(index, length)
     for r in range(start, stop):
         for q in range(groups):
             o = q * size
@@ -101,7 +91,7 @@ def _backward(index, args, real):  # type: ignore[no-untyped-def]
     g, g_y = array(args[11], rows * channels, real), array(args[12], rows * channels, real)
     g_w = array(args[13], (index + 1, channels), real)[index]
     g_z_row, g_z = args[14], array(args[15], rows * args[14], real)
-    size, (start, stop) = channels // groups, _block(index, length)
+    size, (start, stop) = channels // groups, block(index, length)
     for c in range(0, channels, lanes(real)):
         store(g_w, c, channels, splat(real))
     for r in range(start, stop):

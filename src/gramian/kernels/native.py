@@ -44,6 +44,8 @@ __all__ = [
     "Argument",
     "At",
     "Entry",
+    "OpenMP",
+    "address",
     "array",
     "bits",
     "compiled",
@@ -51,6 +53,7 @@ __all__ = [
     "inlined",
     "is_double",
     "launch",
+    "next_task",
     "openmp",
     "run",
     "run_as",
@@ -98,7 +101,9 @@ def array(context: Any, address: Any, shape: Any, real: Any) -> Any:
 
 
 @intrinsic
-def _address(context: Any, data: Any) -> Any:
+def address(context: Any, data: Any) -> Any:
+    """Where what an entry is told begins."""
+
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.ptrtoint(args[0], ir.IntType(64))
 
@@ -116,7 +121,9 @@ def _zero(context: Any, data: Any) -> Any:
 
 
 @intrinsic
-def _next_task(context: Any, counter: Any) -> Any:
+def next_task(context: Any, counter: Any) -> Any:
+    """What the integer at an address was, which counts one more from here on: for one thread at a time."""
+
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
         return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
@@ -128,12 +135,12 @@ def _next_task(context: Any, counter: Any) -> Any:
 @numba.njit(error_model="numpy", inline="always")
 def run_as(task, data, real):  # type: ignore[no-untyped-def]
     """`run` with numbers of the type of `real`, whatever type the kernel was launched with."""
-    head = array(_address(data), HEAD, 0)
-    args = array(_address(data) + 8 * HEAD, _ARGUMENTS, 0)
+    head = array(address(data), HEAD, 0)
+    args = array(address(data) + 8 * HEAD, _ARGUMENTS, 0)
     mode = float_mode()
     set_float_mode(mode | np.int32(FLUSH))
     while True:
-        index = _next_task(head[0])
+        index = next_task(head[0])
         if index >= head[1]:
             break
         task(index, args, real)
@@ -150,13 +157,13 @@ def run(task, data):  # type: ignore[no-untyped-def]
 def run_with_workspace(task, data):  # type: ignore[no-untyped-def]
     """`run` for ``task(index, worker, args, real)``: no two tasks of one worker run at a time, so that a workspace for
     each of them is enough, and stays in the caches. Workers count from 0, and are as many as threads at the most."""
-    head = array(_address(data), HEAD, 0)
-    args = array(_address(data) + 8 * HEAD, _ARGUMENTS, 0)
+    head = array(address(data), HEAD, 0)
+    args = array(address(data) + 8 * HEAD, _ARGUMENTS, 0)
     mode = float_mode()
     set_float_mode(mode | np.int32(FLUSH))
-    worker = _next_task(_address(data) + 8 * WORKER)
+    worker = next_task(address(data) + 8 * WORKER)
     while True:
-        index = _next_task(head[0])
+        index = next_task(head[0])
         if index >= head[1]:
             break
         task(index, worker, args, _zero(data))
@@ -197,14 +204,23 @@ def bits(number: float) -> int:
     return int(struct.unpack("q", struct.pack("d", number))[0])
 
 
+class OpenMP(NamedTuple):
+    """``GOMP_parallel``, and the address of ``GOMP_barrier``, at which threads of one such call wait for each other."""
+
+    parallel: Callable[[int, int, int, int], None]
+    barrier: int
+
+
 @cache
-def openmp() -> Callable[[int, int, int, int], None] | None:
-    """``GOMP_parallel`` of the OpenMP library that torch computes with; None where torch brings none (macOS)."""
+def openmp() -> OpenMP | None:
+    """Of the library that torch computes with; None where torch brings none (macOS)."""
     for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*")):
-        function = ctypes.CDLL(str(path)).GOMP_parallel
-        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        function.restype = None
-        return function
+        library = ctypes.CDLL(str(path))
+        parallel, barrier = library.GOMP_parallel, ctypes.cast(library.GOMP_barrier, ctypes.c_void_p).value
+        parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+        parallel.restype = None
+        assert barrier is not None
+        return OpenMP(parallel, barrier)
     return None
 
 
@@ -232,10 +248,10 @@ def launch(kernel: Entry, tasks: int, dtype: torch.dtype, *args: Argument) -> No
         Sizes, `bits` of numbers, and tensors on the CPU, which must be contiguous if they are not wrapped in `At`.
     """
     data = (ctypes.c_int64 * WORDS)(0, tasks, *values_of(args))
-    address = ctypes.addressof(data)
-    data[0] = address + 8 * (WORDS - 1)  # the counter is the last integer, and starts at zero
+    at = ctypes.addressof(data)
+    data[0] = at + 8 * (WORDS - 1)  # the counter is the last integer, and starts at zero
     workers = min(tasks, torch.get_num_threads()) if worth_threads(args) else 1
-    run_on_threads(kernel, dtype, address, workers)
+    run_on_threads(kernel, dtype, at, workers)
 
 
 def values_of(args: Sequence[Argument]) -> list[int]:
@@ -258,16 +274,16 @@ def worth_threads(args: Iterable[Argument]) -> bool:
     return any(t.numel() >= _WORTH_THREADS for t in tensors)
 
 
-def run_on_threads(kernel: Entry, dtype: torch.dtype, address: int, workers: int) -> None:
-    """Let so many threads take tasks, as the block of integers at `address` says."""
+def run_on_threads(kernel: Entry, dtype: torch.dtype, at: int, workers: int) -> None:
+    """Let so many threads take tasks, as the block of integers at an address says."""
     code, call = kernel.native(is_double(dtype))
     if workers <= 1:
-        call(address)
-    elif (parallel := openmp()) is not None:
-        parallel(code, address, workers, 0)
+        call(at)
+    elif (found := openmp()) is not None:
+        found.parallel(code, at, workers, 0)
     else:
         with ThreadPoolExecutor(workers) as pool:
-            for done in [pool.submit(call, address) for _ in range(workers)]:
+            for done in [pool.submit(call, at) for _ in range(workers)]:
                 done.result()
 
 

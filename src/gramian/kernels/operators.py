@@ -23,6 +23,8 @@ class Operator:
 
     def __init__(self, name: str, function: Callable[..., Any], cpu_only: bool) -> None:
         self.name, self.__doc__ = name, function.__doc__
+        self._function, self._cpu_only = function, cpu_only
+        self._fake: Callable[..., Any] | None = None
         _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
         _LIBRARY.impl(name, function, "CPU" if cpu_only else "CompositeExplicitAutograd")
         self._call = getattr(torch.ops.gramian, name).default
@@ -33,6 +35,7 @@ class Operator:
     def register_fake(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """What the results look like, without values: a decorator."""
         torch.library.register_fake(f"gramian::{self.name}", function, lib=_LIBRARY)
+        self._fake = function
         return function
 
     def register_autograd(
@@ -42,21 +45,38 @@ class Operator:
 
         Those behind are kept for the backward pass, and are often large: `backward` is given no gradients of them,
         where torch would fill as many numbers with zeros. For others that are None it gets zeros.
+
+        What torch's own function does before and after the operator takes longer than many kernels. Here autograd finds
+        a `torch.autograd.Function` around an operator of its own, ``NAME_forward``, that it knows nothing of.
         """
+        assert self._fake is not None
+        forward = Operator(f"{self.name}_forward", self._function, self._cpu_only)
+        forward.register_fake(self._fake)
 
-        def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            outputs = output if isinstance(output, tuple) else (output,)
-            kept = len(outputs) if results is None else results
-            ctx.set_materialize_grads(False)
-            ctx.mark_non_differentiable(*outputs[kept:])
-            ctx.outputs = [(o.shape, {"dtype": o.dtype, "device": o.device}) for o in outputs[:kept]]
-            setup_context(ctx, inputs, output)
+        class Differentiable(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, *inputs: Any) -> Any:
+                output = forward(*inputs)
+                outputs = output if isinstance(output, tuple) else (output,)
+                kept = len(outputs) if results is None else results
+                ctx.set_materialize_grads(False)
+                ctx.mark_non_differentiable(*outputs[kept:])
+                ctx.outputs = [(o.shape, o.dtype, o.device) for o in outputs[:kept]]
+                setup_context(ctx, inputs, output)
+                return output
 
-        def differentiate(ctx: Any, *grads: Tensor | None) -> Any:
-            pairs = zip(grads, ctx.outputs, strict=False)
-            return backward(ctx, *(torch.zeros(size, **kind) if g is None else g for g, (size, kind) in pairs))
+            @staticmethod
+            def backward(ctx: Any, *grads: Tensor | None) -> Any:
+                def filled(g: Tensor | None, size: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+                    return torch.zeros(size, dtype=dtype, device=device) if g is None else g
 
-        torch.library.register_autograd(f"gramian::{self.name}", differentiate, setup_context=save, lib=_LIBRARY)
+                return backward(ctx, *(filled(g, *like) for g, like in zip(grads, ctx.outputs, strict=False)))
+
+        def differentiable(*inputs: Any) -> Any:
+            wanted = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in inputs)
+            return Differentiable.apply(*inputs) if wanted else forward(*inputs)
+
+        _LIBRARY.impl(self.name, differentiable, "Autograd")
 
 
 def operator(name: str, *, cpu_only: bool = False) -> Callable[[Callable[..., Any]], Operator]:

@@ -9,55 +9,58 @@ from __future__ import annotations
 from torch import Tensor
 
 from gramian.kernels import products_native as native
-from gramian.kernels.native import At, launch
+from gramian.kernels.memory import lines
+from gramian.kernels.native import At
 from gramian.kernels.stages import Stage
 
-__all__ = ["LEAST", "by_columns", "fits", "in_lines", "product_stage", "transposed_product"]
+__all__ = ["LEAST", "fits", "product_stage", "sums_room", "sums_stage", "transposed_stage"]
 
-_LINE = 64  # bytes
 LEAST = native.LEAST
 """Steps of a sequence, at least."""
 
 
-def in_lines(like: Tensor, *shape: int) -> Tensor:
-    """An empty tensor of the type of `like`, with some unused numbers behind every row if that takes it to a line of
-    the caches."""
-    *outer, columns = shape
-    numbers = _LINE // like.itemsize
-    return like.new_empty(*outer, -(-columns // numbers) * numbers)[..., :columns]
-
-
 def fits(weight: Tensor) -> bool:
     """Whether rows of a ``(columns out, columns in)`` weight, as they are, are whole lines, and some."""
-    return weight.shape[1] > 0 and weight.shape[1] * weight.itemsize % _LINE == 0
+    width = weight.shape[1]
+    return width > 0 and lines(width, weight.itemsize) == width
 
 
-def by_columns(weight: Tensor) -> Tensor:
-    """The transpose of a ``(columns out, columns in)`` weight, in lines: what a product with its rows wants."""
-    return in_lines(weight, *weight.shape[::-1]).copy_(weight.t())
+def transposed_stage(weight: Tensor, out: Tensor) -> Stage:
+    """What fills `out`, ``(columns in, columns out)`` and `in_lines`, with the transpose of a contiguous ``(columns out,
+    columns in)`` weight: what a product with its rows wants. One piece."""
+    rows, columns = weight.shape
+    tasks = -(-rows // native.TURNED)
+    return Stage(native.transposed_entry, tasks, (rows, columns, weight, At(out), out.stride(0)))
 
 
-def product_stage(x: Tensor, matrix: Tensor, out: Tensor, offset: Tensor | None = None) -> Stage:
-    """What fills `out`, ``(batch, L, columns)``, with ``x @ matrix + offset``, a piece a sequence.
+def product_stage(
+    x: Tensor, matrix: Tensor, out: Tensor, *, offset: Tensor | None = None, start: Tensor | None = None
+) -> Stage:
+    """What fills `out`, ``(batch, L, columns)``, with ``x @ matrix``, a piece a sequence; plus an `offset` for each
+    column, or a `start` for everything.
 
-    Rows of all three may lie some numbers apart, one distance for all steps of a tensor; those of `matrix`, `out` and
-    `offset` begin at lines, as `in_lines` makes them.
+    Rows of all but the offset may lie some numbers apart, one distance for all steps of a tensor; those of `matrix`,
+    `out`, `offset` and `start` begin at lines, as `in_lines` makes them.
     """
     _, length, steps = x.shape
     width = matrix.shape[1]
-    start = in_lines(out, width).zero_() if offset is None else offset
-    places = At(x), x.stride(1), At(matrix), matrix.stride(0), At(start), At(out), out.stride(1)
+    if start is None:
+        start, row = out.new_zeros(lines(width, out.itemsize)) if offset is None else offset, 0
+    else:
+        assert offset is None
+        row = start.stride(1)
+    places = At(x), x.stride(1), At(matrix), matrix.stride(0), At(start), row, At(out), out.stride(1)
     return Stage(native.products_entry, max(1, length // native.BLOCK), (length, steps, width, *places))
 
 
-def transposed_product(g: Tensor, x: Tensor) -> Tensor:
-    """``g^T x`` for matrices with as many rows, which begin at lines: the gradient of a weight.
+def sums_room(rows: int, width: int) -> tuple[int, int]:
+    """What `sums_stage` wants to fill: some rows more."""
+    return -(-rows // native.SUMS) * native.SUMS, width
 
-    Sums have the same order whatever the threads.
-    """
+
+def sums_stage(g: Tensor, x: Tensor, out: Tensor) -> Stage:
+    """What fills the first rows of `out` with ``g^T x`` for matrices with as many rows, which begin at lines: the
+    gradient of a weight. One piece. Sums have the same order whatever the threads."""
     (steps, rows), width = g.shape, x.shape[1]
-    tasks = -(-rows // native.SUMS)
-    out = in_lines(x, tasks * native.SUMS, width)
     places = At(g), g.stride(0), At(x), x.stride(0), At(out), out.stride(0)
-    launch(native.sums_entry, tasks, x.dtype, steps, rows, width, *places)
-    return out[:rows]
+    return Stage(native.sums_entry, len(out) // native.SUMS, (steps, rows, width, *places))

@@ -1,6 +1,6 @@
 """Matrix products of rows in compiled loops, over columns that stay in the first cache.
 
-    out[t] = offset + sum_k x[t, k] matrix[k]               sums[i] = sum_t g[t, i] x[t]
+    out[t] = start[t] + sum_k x[t, k] matrix[k]               sums[i] = sum_t g[t, i] x[t]
 
 A task of the first kind is a block of rows of one sequence, of the second one some rows of the sums: each sums in the
 same order whoever runs it. Matrices are read, and results written, in whole vectors, so their rows have room for these.
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from gramian.kernels.native import array, compiled, entry, run
 from gramian.kernels.tiles import ROWS, multiply_add, multiply_from
+from gramian.kernels.transposition import transpose
 from gramian.kernels.vector_memory import store_whole
 from gramian.kernels.vectors import lanes, splat
 
-__all__ = ["BLOCK", "LEAST", "SUMS", "products_entry", "sums_entry"]
+__all__ = ["BLOCK", "LEAST", "SUMS", "TURNED", "products_entry", "sums_entry", "transposed_entry"]
 
 BLOCK = 64  # rows of a task; the last one of a sequence takes what is left too
 LEAST = ROWS  # rows of a sequence
 SUMS = 32  # rows of a task
+TURNED = 32  # rows of a task that transposes
 _STEPS = 256  # of a sum, before the next rows of it: what they read stays in the second cache
 
 
@@ -32,7 +34,8 @@ def _products(index, args, real):  # type: ignore[no-untyped-def]
     length, steps, width = args[0], args[1], args[2]
     x, x_row = array(args[3], 1 << 40, real), args[4]
     matrix, row = array(args[5], 1 << 40, real), args[6]
-    offset, out, out_row = array(args[7], 1 << 40, real), array(args[8], 1 << 40, real), args[9]
+    begin, begin_row = array(args[7], 1 << 40, real), args[8]
+    out, out_row = array(args[9], 1 << 40, real), args[10]
     blocks = max(1, length // BLOCK)
     start = index // blocks * length + index % blocks * BLOCK
     stop = start + BLOCK if index % blocks < blocks - 1 else (index // blocks + 1) * length
@@ -40,8 +43,8 @@ def _products(index, args, real):  # type: ignore[no-untyped-def]
         wide = min(width - c, _panel(real))
         for r in range(start, stop, ROWS):
             first = min(r, stop - ROWS)  # some rows twice rather than few at a time
-            i, o = first * x_row, first * out_row + c
-            multiply_from(offset, c, 0, out, o, out_row, x, i, x_row, 1, matrix, c, row, steps, wide, real)
+            i, o, f = first * x_row, first * out_row + c, first * begin_row + c
+            multiply_from(begin, f, begin_row, out, o, out_row, x, i, x_row, 1, matrix, c, row, steps, wide, real)
 
 
 @compiled
@@ -64,10 +67,20 @@ def _sums(index, args, real):  # type: ignore[no-untyped-def]
                 multiply_add(out, at, out_row, g, t * g_row + i, 1, g_row, x, t * x_row + c, x_row, count, wide, real)
 
 
+@compiled
+def _transposed(index, args, real):  # type: ignore[no-untyped-def]
+    rows, columns, W = args[0], args[1], lanes(real)
+    x, out, out_row = array(args[2], rows * columns, real), array(args[3], 1 << 40, real), args[4]
+    for r in range(index * TURNED, min(index * TURNED + TURNED, rows), W):
+        for c in range(0, columns, W):
+            high, wide = min(W, rows - r), min(W, columns - c)
+            transpose(x, r * columns + c, columns, high, wide, out, c * out_row + r, out_row, W)
+
+
 @entry
 def products_entry(data):  # type: ignore[no-untyped-def]
-    """Rows of a sequence, numbers that are summed, columns; x and numbers from row to row of it, and so for the matrix;
-    the offset; out, and numbers from row to row."""
+    """Rows of a sequence, numbers that are summed, columns; x and numbers from row to row of it, and so for the matrix,
+    for what the result starts from, and for the result."""
     run(_products, data)
 
 
@@ -75,3 +88,9 @@ def products_entry(data):  # type: ignore[no-untyped-def]
 def sums_entry(data):  # type: ignore[no-untyped-def]
     """Numbers that are summed, rows, columns; g and numbers from row to row of it, and so for x and the sums."""
     run(_sums, data)
+
+
+@entry
+def transposed_entry(data):  # type: ignore[no-untyped-def]
+    """Rows, columns, the matrix; its transpose, and numbers from row to row of it."""
+    run(_transposed, data)

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from gramian.errors import ShapeError
 from gramian.kernels import rms_norm_native as native
-from gramian.kernels.native import launch
 from gramian.kernels.operators import operator
+from gramian.kernels.stages import Stage, launch_stages
 
-__all__ = ["rms_norm", "rms_norm_in_torch"]
+__all__ = ["backward_stage", "forward_stage", "rms_norm", "rms_norm_in_torch", "tasks"]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -53,16 +53,40 @@ def _on_the_cpu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
+def tasks(length: int) -> int:
+    """Of a sequence of so many rows: no task crosses from one into the next."""
+    return -(-length // native.ROWS)
+
+
+def forward_stage(x: Tensor, weight: Tensor, out: Tensor, scales: Tensor, eps: float) -> Stage:
+    """What fills `out` and `scales` for ``(batch, L, channels)``; a piece a sequence. All are contiguous."""
+    batch, length, size = x.shape
+    args = batch * length, size, x, weight, x.new_full((1,), eps), out, scales, length
+    return Stage(native.forward_entry, tasks(length), args)
+
+
+def backward_stage(
+    g: Tensor, x: Tensor, weight: Tensor, scales: Tensor, g_x: Tensor, sums: Tensor, also: Tensor | None = None
+) -> Stage:
+    """What fills `g_x`, with `also` added where it is given, and a row of `sums` for every task."""
+    batch, length, size = x.shape
+    args = batch * length, size, x, weight, scales, g, g_x, sums, length, 0 if also is None else also
+    return Stage(native.backward_entry, tasks(length), args)
+
+
 @operator("rms_norm", cpu_only=True)
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The output, and the factors that normalise rows for the backward pass."""
     x, weight = x.contiguous(), weight.contiguous()
     out, scales = torch.empty_like(x), x.new_empty(x.shape[:-1])
     if x.numel():
-        rows, size = scales.numel(), x.shape[-1]
-        tasks, epsilon = -(-rows // native.ROWS), x.new_full((1,), eps)
-        launch(native.forward_entry, tasks, x.dtype, rows, size, x, weight, epsilon, out, scales)
+        launch_stages([forward_stage(_matrix(x), weight, out, scales, eps)], 1, x.dtype)
     return out, scales
+
+
+def _matrix(x: Tensor) -> Tensor:
+    """As one sequence."""
+    return x.view(1, -1, x.shape[-1])
 
 
 @_rms_norm.register_fake
@@ -73,12 +97,11 @@ def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 @operator("rms_norm_backward", cpu_only=True)
 def _rms_norm_backward(g: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     g, x, weight = g.contiguous(), x.contiguous(), weight.contiguous()
-    g_x, rows, size = torch.empty_like(x), scales.numel(), x.shape[-1]
+    g_x = torch.empty_like(x)
     if x.numel() == 0:
         return g_x, torch.zeros_like(weight)
-    tasks = -(-rows // native.ROWS)
-    sums = x.new_empty(tasks, size)
-    launch(native.backward_entry, tasks, x.dtype, rows, size, x, weight, scales, g, g_x, sums, tasks)
+    sums = x.new_empty(tasks(scales.numel()), len(weight))
+    launch_stages([backward_stage(g, _matrix(x), weight, scales, g_x, sums)], 1, x.dtype)
     return g_x, sums.sum(0)
 
 

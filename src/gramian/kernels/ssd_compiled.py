@@ -79,16 +79,17 @@ class Workspace(NamedTuple):
     blocks: Tensor
     parts: Tensor
 
-    @classmethod
-    def forward(cls, like: Tensor, z: Sizes) -> Workspace:
-        """Empty, of the type of `like`."""
-        return cls(like.new_empty(_workers(z), forward_room.py_func(z).size), like.new_empty(0))
+    @staticmethod
+    def shapes(z: Sizes, *, backward: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of both, for a pass."""
+        size = (backward_room if backward else forward_room).py_func(z).size
+        parts = (2, z.parts, z.batch, z.L, z.groups, z.N) if backward and z.parts > 1 else (0,)
+        return (_workers(z), size), parts
 
     @classmethod
-    def backward(cls, like: Tensor, z: Sizes) -> Workspace:
-        """The same for the backward pass."""
-        parts = (2, z.parts, z.batch, z.L, z.groups, z.N) if z.parts > 1 else (0,)
-        return cls(like.new_empty(_workers(z), backward_room.py_func(z).size), like.new_empty(parts))
+    def empty(cls, like: Tensor, z: Sizes, *, backward: bool) -> Workspace:
+        """Of the type of `like`."""
+        return cls(*(like.new_empty(shape) for shape in cls.shapes(z, backward=backward)))
 
 
 def _workers(z: Sizes) -> int:
@@ -197,7 +198,7 @@ def _ssd(
     y, between = x.new_empty(x.shape), x.new_empty(states_between_chunks(x.shape, B.shape[3], T))
     first = None if state is None else state.mT.contiguous()
     final = x.new_empty(*x.shape[::2], B.shape[3], x.shape[3]) if final_state else None
-    work = Workspace.forward(x, work_sizes(x, B, T))
+    work = Workspace.empty(x, work_sizes(x, B, T), backward=False)
     launch_stages(forward_stages(x, B, C, y, log_decay, dt, D, between, work, T, first, final), len(x), x.dtype)
     return y, x.new_empty(0) if final is None else _as_given(final), between
 
@@ -246,7 +247,7 @@ def _ssd_backward(
     first = None if state is None else state.mT.contiguous()
     g_first = None if first is None else torch.empty_like(first)
     ends = first, g_final.mT.contiguous() if g_final.numel() else None, g_first
-    work = Workspace.backward(x, work_sizes(x, B, T))
+    work = Workspace.empty(x, work_sizes(x, B, T), backward=True)
     launch_stages(backward_stages(g_y, x, B, C, log_decay, dt, D, between, grads, work, T, *ends), len(x), x.dtype)
     g_state = x.new_empty(0) if g_first is None else _as_given(g_first)
     return g_x, grads.log_decay, g_B, g_C, g_state, grads.dt, grads.D.sum(0)

@@ -19,6 +19,7 @@ from gramian.kernels.normalization import normalize_rows
 from gramian.kernels.pointwise import gelu_dropout, glu_dropout_add
 from gramian.lab.mixers import build_mixer
 from gramian.layers.lru import LRU
+from gramian.layers.residual import residual
 from gramian.layers.rms_norm import RMSNorm
 
 __all__ = ["Block", "Head", "MixerBlock", "SequenceModel", "SequenceNorm"]
@@ -95,7 +96,9 @@ class MixerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return x + self.dropout(self.mixer(self.norm(x)))
+        if self.training and self.dropout.p:
+            return x + self.dropout(self.mixer(self.norm(x)))
+        return residual(x, self.norm, self.mixer)
 
 
 class SequenceModel(nn.Module):

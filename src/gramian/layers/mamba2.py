@@ -19,14 +19,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules import module as modules
 
 from gramian.errors import ShapeError
 from gramian.kernels import causal_conv1d, mamba2_mixer, ssd
 from gramian.layers.gated_norm import GatedRMSNorm
+from gramian.layers.rms_norm import RMSNorm
 from gramian.layers.selective.layer import SelectiveLayer
 from gramian.layers.selective.layout import Fixed, Layout, States
 from gramian.layers.selective.signals import Signals
+from gramian.layers.watched import is_watched
 
 __all__ = ["Mamba2", "Mamba2State"]
 
@@ -149,15 +150,38 @@ class Mamba2(SelectiveLayer):
 
     def forward(self, u: Tensor) -> Tensor:
         """Outputs ``(batch, L, d_model)`` for inputs ``(batch, L, d_model)``, from a zero state."""
-        usual_norm = type(self.norm) is GatedRMSNorm and self.norm.gate_first and self.norm.groups == self.n_groups
-        if self.B_projection is not None or self.backend != "auto" or not usual_norm:
+        if not self._is_usual():
             return self._run(u, None)[0]
-        inner = self.conv1d.weight[:, 0], self.conv1d.bias, self.dt_bias, self.A_log, self.D, self.norm.weight
-        sizes: dict[str, Any] = {"groups": self.n_groups, "eps": self.norm.eps, "chunk": self.chunk}
         into, out = self.in_proj, self.out_proj
         if not (_is_plain(into) and _is_plain(out)):
-            return out(mamba2_mixer(into(u), None, None, *inner, None, None, **sizes))
-        return mamba2_mixer(u, into.weight, into.bias, *inner, out.weight, out.bias, **sizes)
+            return out(self._mixed(into(u), None, None, None, None))
+        return self._mixed(u, into.weight, into.bias, out.weight, out.bias)
+
+    def block(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """``x + self(norm(x))`` for ``(batch, L, d_model)``, in one operator where that can be."""
+        into, out = self.in_proj, self.out_proj
+        if not (self._is_usual() and _is_plain(into) and _is_plain(out)):
+            return x + self(norm(x))
+        weights = into.weight, into.bias, out.weight, out.bias
+        return self._mixed(x, *weights, prenorm=norm.weight, prenorm_eps=norm.eps)
+
+    def _is_usual(self) -> bool:
+        """Whether this is the layer that `mamba2_mixer` computes."""
+        usual_norm = type(self.norm) is GatedRMSNorm and self.norm.gate_first and self.norm.groups == self.n_groups
+        return self.B_projection is None and self.backend == "auto" and usual_norm
+
+    def _mixed(
+        self,
+        u: Tensor,
+        in_weight: Tensor | None,
+        in_bias: Tensor | None,
+        out_weight: Tensor | None,
+        out_bias: Tensor | None,
+        **prenorm: Any,
+    ) -> Tensor:
+        inner = self.conv1d.weight, self.conv1d.bias, self.dt_bias, self.A_log, self.D, self.norm.weight
+        how = {"groups": self.n_groups, "eps": self.norm.eps, "chunk": self.chunk, **prenorm}
+        return mamba2_mixer(u, in_weight, in_bias, *inner, out_weight, out_bias, **how)
 
     def scan(self, u: Tensor, state: Mamba2State | None = None) -> tuple[Tensor, Mamba2State]:
         """Outputs and final state, from `state` on: a long sequence can be fed in pieces."""
@@ -248,17 +272,8 @@ class Mamba2(SelectiveLayer):
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether nobody wants this projection called: no other class stands in its place, its parameters are torch's own,
-    and no hooks are on it, or on all modules."""
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    everywhere = modules._global_forward_hooks, modules._global_forward_pre_hooks, modules._global_backward_hooks
-    return (
-        type(module) is nn.Linear
-        and "forward" not in vars(module)
-        and not any(hooks)
-        and not any(everywhere)
-        and all(type(p) in (nn.Parameter, Tensor) for p in (module.weight, module.bias) if p is not None)
-    )
+    """Whether it is a projection that nobody wants called."""
+    return type(module) is nn.Linear and not is_watched(module)
 
 
 def _projected(m: Tensor, projection: Tensor) -> Tensor:

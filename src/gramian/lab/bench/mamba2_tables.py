@@ -19,6 +19,7 @@ from gramian.lab.bench.settings import CannotRun, Settings, Shape
 from gramian.lab.bench.stock_allocator import AS_IT_COMES
 from gramian.lab.bench.timing import Call, Turns
 from gramian.layers.mamba2 import Mamba2
+from gramian.layers.residual import residual
 from gramian.layers.rms_norm import RMSNorm
 
 __all__ = ["Blocks", "builders", "head_dim", "mamba2_table", "our_recurrence", "ours", "their_recurrence", "theirs"]
@@ -42,7 +43,7 @@ class Blocks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, L, channels)`` to the same."""
         for norm, mixer in zip(self.norms, self.mixers, strict=True):
-            x = x + mixer(norm(x))
+            x = residual(x, norm, mixer)
         out: Tensor = self.last_norm(x)
         return out
 
