@@ -17,7 +17,7 @@ from gramian.kernels.column_sums import column_sums_stage
 from gramian.kernels.mamba2_mixer_sizes import PLANS, Parameters, Saved, Sizes
 from gramian.kernels.memory import carved, lines, room
 from gramian.kernels.native import At
-from gramian.kernels.products import product_stage, sums_room, sums_stage
+from gramian.kernels.products import ROWS, product_stage, sums_stage
 from gramian.kernels.ssd_compiled import Gradients, Workspace, distance, work_sizes
 from gramian.kernels.stages import Phase, Plan, Stage, independent
 
@@ -53,19 +53,18 @@ class _Wanted(NamedTuple):
 
 
 def gradient_shapes(s: Sizes) -> list[tuple[int, ...]]:
-    """Of all that may be wanted, with room that kernels need: behind columns, and behind the rows of weights."""
+    """Of all that may be wanted; where columns are the input, in whole lines."""
     c, heads = s.columns, (s.heads,)
     u = s.steps(s.d_model or lines(c.all, s.itemsize))
-    into, out = sums_room(c.all, s.d_model), sums_room(s.d_out, s.d_inner)
     inner = (c.mixed, 1, s.width), (c.mixed,), heads, heads, heads, (s.d_inner,)
-    return [u, (s.d_model,), into, (c.all,), *inner, out, (s.d_out,)]
+    return [u, (s.d_model,), (c.all, s.d_model), (c.all,), *inner, (s.d_out, s.d_inner), (s.d_out,)]
 
 
 class _Meanwhile(NamedTuple):
     """Of the sequence at work: the convolution, computed again; gradients of it, of normalised values, of outputs of the
     recurrence, of logs of decays, step sizes and the normalised input. Of all sequences: gradients of columns; sums for
     coefficients of the convolution, D, the weight of the normalisation, step sizes and decays, and the weight of the
-    normalisation before. And a workspace."""
+    normalisation before. Rows that sums need, and a workspace."""
 
     mixed: Tensor
     g_mixed: Tensor
@@ -81,6 +80,8 @@ class _Meanwhile(NamedTuple):
     norm: Tensor
     steps: Tensor
     prenorm: Tensor
+    spare_out: Tensor
+    spare_in: Tensor
     blocks: Tensor
     parts: Tensor
 
@@ -97,6 +98,7 @@ class _Meanwhile(NamedTuple):
             (tasks, s.d_inner),
             (s.batch, 2 * s.heads),
             (tasks, before),
+            *((ROWS, columns) for columns in (s.d_inner, s.d_model)),
             *Workspace.shapes(work_sizes(*s.recurrence(), s.T), backward=True),
         ]
 
@@ -154,10 +156,10 @@ def _sums(s: Sizes, g: Tensor, u: Tensor, saved: Saved, m: _Meanwhile, grads: _W
     """What sums the gradients of parameters; long tasks first."""
     stages, rows = [], m.rows[..., : s.columns.all].flatten(0, 1)
     if grads.out_weight is not None:
-        stages.append(sums_stage(g.flatten(0, 1), saved.normed.flatten(0, 1), grads.out_weight))
+        stages.append(sums_stage(g.flatten(0, 1), saved.normed.flatten(0, 1), grads.out_weight, m.spare_out))
     if grads.in_weight is not None:
         given = saved.normed_input if s.prenorm else u
-        stages.append(sums_stage(rows, given.flatten(0, 1), grads.in_weight))
+        stages.append(sums_stage(rows, given.flatten(0, 1), grads.in_weight, m.spare_in))
     columns = {
         "in_bias": rows,
         "out_bias": g.flatten(0, 1),

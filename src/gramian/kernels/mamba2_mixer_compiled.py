@@ -105,27 +105,19 @@ def _mixer_backward(
     T: int,
     wanted: list[bool],
 ) -> list[Tensor]:
-    """Gradients for all tensors of the operator, in their order, empty if they are not `wanted`."""
+    """Gradients that are `wanted` of all tensors of the operator, in their order."""
     u, g = _rows(u, prenorm is not None), g.contiguous()
     p = Parameters(prenorm, in_weight, None, conv_weight, None, dt_bias, A_log, D, norm_weight, out_weight, None)
     s = Sizes.of(u, p, groups, 0.0, 0.0, T)
     plan, shapes, scratch = backward_plan(s, tuple(wanted))
     made = [u.new_empty(shape) for shape in shapes]
     plan.launch((g, u, *p.given(), saved.contiguous(), *made, u.new_empty(scratch)))
-    return _without_room(s, made, u, wanted)
+    return _without_room(s, made, wanted[0])
 
 
-def _without_room(s: Sizes, made: list[Tensor], u: Tensor, wanted: list[bool]) -> list[Tensor]:
-    """Gradients of the sizes of what they belong to, empty where none are wanted."""
-    found = iter(made)
-    grads = [next(found) if w else u.new_empty(0) for w in wanted]
-    if wanted[0] and not s.d_model:
-        grads[0] = grads[0][..., : s.columns.all]
-    if wanted[2]:
-        grads[2] = grads[2][: s.columns.all]
-    if wanted[10]:
-        grads[10] = grads[10][: s.d_out]
-    return grads
+def _without_room(s: Sizes, made: list[Tensor], first: bool) -> list[Tensor]:
+    """Without what lies behind columns, if these are the input, and its gradient is the first."""
+    return [made[0][..., : s.columns.all], *made[1:]] if first and not s.d_model else made
 
 
 @_mixer_backward.register_fake
@@ -148,7 +140,7 @@ def _(
     p = Parameters(prenorm, in_weight, None, conv_weight, None, dt_bias, A_log, D, norm_weight, out_weight, None)
     s = Sizes.of(u, p, groups, 0.0, 0.0, T)
     made = [u.new_empty(shape) for shape, w in zip(gradient_shapes(s), wanted, strict=True) if w]
-    return _without_room(s, made, u, wanted)
+    return _without_room(s, made, wanted[0])
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -159,8 +151,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     wanted = list(ctx.needs_input_grad[:_TENSORS])
     asked = [wanted[0] or wanted[1], *wanted[1:]]  # that of the norm before is made beside that of the input
-    found = _mixer_backward(g, *ctx.saved_tensors, ctx.groups, ctx.T, asked)
-    return *(t if w else None for t, w in zip(found, wanted, strict=True)), *([None] * 4)
+    found = iter(_mixer_backward(g, *ctx.saved_tensors, ctx.groups, ctx.T, asked))
+    made = [next(found) if a else None for a in asked]
+    return *(t if w else None for t, w in zip(made, wanted, strict=True)), *([None] * 4)
 
 
 _mixer.register_autograd(_differentiate, setup_context=_save, results=1)

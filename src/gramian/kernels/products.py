@@ -13,16 +13,17 @@ from gramian.kernels.memory import lines
 from gramian.kernels.native import At
 from gramian.kernels.stages import Stage
 
-__all__ = ["LEAST", "fits", "product_stage", "sums_room", "sums_stage", "transposed_stage"]
+__all__ = ["LEAST", "ROWS", "fits", "product_stage", "sums_stage", "transposed_stage"]
 
-LEAST = native.LEAST
+ROWS = native.ROWS
+"""Of a tile."""
+LEAST = ROWS
 """Steps of a sequence, at least."""
 
 
-def fits(weight: Tensor) -> bool:
-    """Whether rows of a ``(columns out, columns in)`` weight, as they are, are whole lines, and some."""
-    width = weight.shape[1]
-    return width > 0 and lines(width, weight.itemsize) == width
+def fits(width: int, itemsize: int) -> bool:
+    """Whether rows of so many numbers are whole lines, and some."""
+    return width > 0 and lines(width, itemsize) == width
 
 
 def transposed_stage(weight: Tensor, out: Tensor) -> Stage:
@@ -53,14 +54,9 @@ def product_stage(
     return Stage(native.products_entry, max(1, length // native.BLOCK), (length, steps, width, *places))
 
 
-def sums_room(rows: int, width: int) -> tuple[int, int]:
-    """What `sums_stage` wants to fill: some rows more."""
-    return -(-rows // native.SUMS) * native.SUMS, width
-
-
-def sums_stage(g: Tensor, x: Tensor, out: Tensor) -> Stage:
-    """What fills the first rows of `out` with ``g^T x`` for matrices with as many rows, which begin at lines: the
-    gradient of a weight. One piece. Sums have the same order whatever the threads."""
+def sums_stage(g: Tensor, x: Tensor, out: Tensor, spare: Tensor) -> Stage:
+    """What fills `out`, contiguous, with ``g^T x`` for matrices with as many rows, which begin at lines: the gradient of
+    a weight. One piece. `spare` has `ROWS` such rows. Sums have the same order whatever the threads."""
     (steps, rows), width = g.shape, x.shape[1]
-    places = At(g), g.stride(0), At(x), x.stride(0), At(out), out.stride(0)
-    return Stage(native.sums_entry, len(out) // native.SUMS, (steps, rows, width, *places))
+    places = At(g), g.stride(0), At(x), x.stride(0), out, spare
+    return Stage(native.sums_entry, -(-rows // native.SUMS), (steps, rows, width, *places))

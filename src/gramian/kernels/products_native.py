@@ -14,10 +14,9 @@ from gramian.kernels.transposition import transpose
 from gramian.kernels.vector_memory import store_whole
 from gramian.kernels.vectors import lanes, splat
 
-__all__ = ["BLOCK", "LEAST", "SUMS", "TURNED", "products_entry", "sums_entry", "transposed_entry"]
+__all__ = ["BLOCK", "ROWS", "SUMS", "TURNED", "products_entry", "sums_entry", "transposed_entry"]
 
 BLOCK = 64  # rows of a task; the last one of a sequence takes what is left too
-LEAST = ROWS  # rows of a sequence
 SUMS = 32  # rows of a task
 TURNED = 32  # rows of a task that transposes
 _STEPS = 256  # of a sum, before the next rows of it: what they read stays in the second cache
@@ -52,19 +51,30 @@ def _sums(index, args, real):  # type: ignore[no-untyped-def]
     steps, rows, width = args[0], args[1], args[2]
     g, g_row = array(args[3], 1 << 40, real), args[4]
     x, x_row = array(args[5], 1 << 40, real), args[6]
-    out, out_row = array(args[7], 1 << 40, real), args[8]
+    out, spare = array(args[7], rows * width, real), array(args[8], ROWS * width, real)
     last = min(index * SUMS + SUMS, rows)
-    for i in range(index * SUMS, last, ROWS):
-        for k in range(i, i + ROWS):
-            for v in range(0, width, lanes(real)):
-                store_whole(out, k * out_row + v, splat(real))
+    whole = last - last % ROWS
+    _clear(out, index * SUMS * width, whole * width, real)
+    _clear(spare, 0, ROWS * width if whole < last else 0, real)
     for t in range(0, steps, _STEPS):
         count = min(_STEPS, steps - t)
         for c in range(0, width, _panel(real)):
             wide = min(width - c, _panel(real))
-            for i in range(index * SUMS, last, ROWS):
-                at = i * out_row + c
-                multiply_add(out, at, out_row, g, t * g_row + i, 1, g_row, x, t * x_row + c, x_row, count, wide, real)
+            for i in range(index * SUMS, whole, ROWS):
+                at, k = i * width + c, t * g_row + i
+                multiply_add(out, at, width, g, k, 1, g_row, x, t * x_row + c, x_row, count, wide, real)
+            if whole < last:
+                k = t * g_row + whole
+                multiply_add(spare, c, width, g, k, 1, g_row, x, t * x_row + c, x_row, count, wide, real)
+    for k in range((last - whole) * width):
+        out[whole * width + k] = spare[k]
+
+
+@compiled
+def _clear(a, start, end, real):  # type: ignore[no-untyped-def]
+    """Zeros in whole vectors."""
+    for k in range(start, end, lanes(real)):
+        store_whole(a, k, splat(real))
 
 
 @compiled
@@ -86,7 +96,8 @@ def products_entry(data):  # type: ignore[no-untyped-def]
 
 @entry
 def sums_entry(data):  # type: ignore[no-untyped-def]
-    """Numbers that are summed, rows, columns; g and numbers from row to row of it, and so for x and the sums."""
+    """Numbers that are summed, rows, columns; g and numbers from row to row of it, and so for x; the sums, and room for
+    a tile of them, of which there may be fewer rows than a tile has."""
     run(_sums, data)
 
 

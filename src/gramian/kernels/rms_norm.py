@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,10 +11,13 @@ from torch.nn import functional as F
 
 from gramian.errors import ShapeError
 from gramian.kernels import rms_norm_native as native
+from gramian.kernels.column_sums import column_sums_stage
 from gramian.kernels.operators import operator
-from gramian.kernels.stages import Stage, launch_stages
+from gramian.kernels.stages import Phase, Plan, Stage
 
 __all__ = ["backward_stage", "forward_stage", "rms_norm", "rms_norm_in_torch", "tasks"]
+
+_PLANS = 128  # kept, of as many shapes
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -74,19 +78,35 @@ def backward_stage(
     return Stage(native.backward_entry, tasks(length), args)
 
 
+@lru_cache(_PLANS)
+def _forward_plan(rows: int, size: int, eps: float, dtype: torch.dtype, threads: int) -> Plan:
+    """For x, weight, output and scales."""
+    x, weight, out, scales = (torch.empty(n, dtype=dtype) for n in ((1, rows, size), size, (rows, size), rows))
+    phase = Phase([forward_stage(x, weight, out, scales, eps)], 1)
+    return Plan([phase], dtype, (x, weight, out, scales))
+
+
+@lru_cache(_PLANS)
+def _backward_plan(rows: int, size: int, dtype: torch.dtype, threads: int) -> Plan:
+    """For g, x, weight, scales, the gradients of x and weight, and sums of tasks."""
+    x, weight, scales = (torch.empty(n, dtype=dtype) for n in ((1, rows, size), size, rows))
+    g, g_x, g_weight, sums = (torch.empty_like(t) for t in (x, x, weight, x[0, : tasks(rows)]))
+    phases = [
+        Phase([backward_stage(g, x, weight, scales, g_x, sums)], 1),
+        Phase([column_sums_stage(sums, g_weight)], 1),
+    ]
+    return Plan(phases, dtype, (g, x, weight, scales, g_x, g_weight, sums))
+
+
 @operator("rms_norm", cpu_only=True)
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The output, and the factors that normalise rows for the backward pass."""
     x, weight = x.contiguous(), weight.contiguous()
     out, scales = torch.empty_like(x), x.new_empty(x.shape[:-1])
     if x.numel():
-        launch_stages([forward_stage(_matrix(x), weight, out, scales, eps)], 1, x.dtype)
+        plan = _forward_plan(scales.numel(), len(weight), eps, x.dtype, torch.get_num_threads())
+        plan.launch((x, weight, out, scales))
     return out, scales
-
-
-def _matrix(x: Tensor) -> Tensor:
-    """As one sequence."""
-    return x.view(1, -1, x.shape[-1])
 
 
 @_rms_norm.register_fake
@@ -97,12 +117,13 @@ def _(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 @operator("rms_norm_backward", cpu_only=True)
 def _rms_norm_backward(g: Tensor, x: Tensor, weight: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     g, x, weight = g.contiguous(), x.contiguous(), weight.contiguous()
-    g_x = torch.empty_like(x)
+    g_x, rows, size = torch.empty_like(x), scales.numel(), len(weight)
     if x.numel() == 0:
         return g_x, torch.zeros_like(weight)
-    sums = x.new_empty(tasks(scales.numel()), len(weight))
-    launch_stages([backward_stage(g, _matrix(x), weight, scales, g_x, sums)], 1, x.dtype)
-    return g_x, sums.sum(0)
+    g_weight, sums = torch.empty_like(weight), x.new_empty(tasks(rows), size)
+    plan = _backward_plan(rows, size, x.dtype, torch.get_num_threads())
+    plan.launch((g, x, weight, scales, g_x, g_weight, sums))
+    return g_x, g_weight
 
 
 @_rms_norm_backward.register_fake
