@@ -16,8 +16,8 @@ from gramian.kernels.ssd_workspace import (
     place_of,
     sizes_from,
 )
-from gramian.kernels.vector_memory import load, store
-from gramian.kernels.vectors import lanes, splat
+from gramian.kernels.vector_memory import load, load_whole, store, store_whole
+from gramian.kernels.vectors import lanes, splat, total
 
 __all__ = ["backward_entry", "fold_entry"]
 
@@ -72,16 +72,16 @@ def _pairs(count, z, w, m, d, real):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _sum_decays(d_logs, h, through, begun, chunk, z, w, m, d, real):  # type: ignore[no-untyped-def]
+def _sum_decays(d_logs, h, through, begun, chunk, z, w, d, real):  # type: ignore[no-untyped-def]
     """The gradients of the logs: of pairs within the chunk, from its start to a step, from a step to its end, through.
 
-    On entry, `column` holds what each step gives to the end, and `received` what it takes from the start, as the
-    gradient of its query, if there was something before.
+    On entry, `column` holds what each step gives to the end, and `taken` what it takes from the start, if there was
+    something before.
     """
     later = real
     for t in range(chunk.steps - 1, -1, -1):
         if begun:
-            later += blocks.dot(w, d.received + t * z.Nw, m.queries + t * z.Nw, z.Nw, real)
+            later += w[d.taken + t]
         w[d.sums + t] += later
     sent = through
     for t in range(chunk.steps):
@@ -92,26 +92,29 @@ def _sum_decays(d_logs, h, through, begun, chunk, z, w, m, d, real):  # type: ig
 @compiled
 def _read_back(s, dy, chunk, h, z, w, m, d, real):  # type: ignore[no-untyped-def]
     """Values times step sizes, and gradients of the outputs of one head in a chunk; their scalar product, unscaled."""
-    i, count, rows, fed = chunk.first * z.heads + h, chunk.steps, chunk.rows, real
-    blocks.read(s.x, chunk.first * s.x_row + h * z.P, s.x_row, count, z.P, w, m.values, rows, z.Pw, real)
-    blocks.read(dy, i * z.P, z.heads * z.P, count, z.P, w, d.dy, rows, z.Pw, real)
-    for t in range(count):
-        fed += blocks.dot(w, m.values + t * z.Pw, d.dy + t * z.Pw, z.Pw, real)
-        blocks.scale(w, m.values + t * z.Pw, z.Pw, s.dt[i + t * z.heads], real)
-    return fed
+    fed = splat(real)
+    for t in range(chunk.steps):
+        row, step = t * z.Pw, chunk.first + t
+        i, j, dt = step * s.x_row + h * z.P, (step * z.heads + h) * z.P, s.dt[step * z.heads + h]
+        for c in range(0, z.Pw, lanes(real)):
+            v, g = load(s.x, i + c, i + z.P), load(dy, j + c, j + z.P)
+            fed = fed + v * g
+            store_whole(w, m.values + row + c, v * dt)
+            store_whole(w, d.dy + row + c, g)
+    return total(fed)
 
 
 @compiled
 def _write_back(s, grads, chunk, h, z, w, m, d, real):  # type: ignore[no-untyped-def]
     """From the gradients of values times step sizes, in `out`, those of values and of step sizes."""
-    i, count, again = chunk.first * z.heads + h, chunk.steps, d.values_T
-    blocks.read(s.x, chunk.first * s.x_row + h * z.P, s.x_row, count, z.P, w, again, chunk.rows, z.Pw, real)
-    for t in range(count):
-        row, at = t * z.Pw, i + t * z.heads
-        grads.dt[at] = blocks.dot(w, m.out + row, again + row, z.Pw, real)
-        blocks.scale(w, m.out + row, z.Pw, s.dt[at], real)
-        blocks.add_scaled(w, m.out + row, d.dy + row, z.Pw, s.D[h], real)
-    blocks.write(w, m.out, count, z.Pw, grads.x, chunk.first * grads.x_row + h * z.P, grads.x_row, z.P, real)
+    for t in range(chunk.steps):
+        row, step, sums = t * z.Pw, chunk.first + t, splat(real)
+        i, j, k = step * s.x_row + h * z.P, step * grads.x_row + h * z.P, step * z.heads + h
+        for c in range(0, z.Pw, lanes(real)):
+            g = load_whole(w, m.out + row + c)
+            sums = sums + g * load(s.x, i + c, i + z.P)
+            store(grads.x, j + c, j + z.P, g * s.dt[k] + load_whole(w, d.dy + row + c) * s.D[h])
+        grads.dt[k] = total(sums)
 
 
 @compiled
@@ -119,9 +122,13 @@ def _from_end(E, chunk, z, w, m, d, real):  # type: ignore[no-untyped-def]
     """What the gradient `E` of the state after a chunk gives to that of values times step sizes, in `out`; and in
     `column`, what each step gives to the end."""
     blocks.multiply(w, m.out, chunk.rows, z.Pw, m.keys, z.Nw, 1, E, z.N, real)
-    blocks.scale_rows(w, m.out, chunk.steps, z.Pw, m.to_end, real)
     for t in range(chunk.steps):
-        w[d.column + t] = blocks.dot(w, m.out + t * z.Pw, m.values + t * z.Pw, z.Pw, real)
+        sums, passed = splat(real), w[m.to_end + t]
+        for i in range(t * z.Pw, t * z.Pw + z.Pw, lanes(real)):
+            g = load_whole(w, m.out + i) * passed
+            store_whole(w, m.out + i, g)
+            sums = sums + g * load_whole(w, m.values + i)
+        w[d.column + t] = total(sums)
 
 
 @compiled
@@ -134,11 +141,17 @@ def _to_keys(E, chunk, z, w, m, d, real):  # type: ignore[no-untyped-def]
 
 @compiled
 def _to_queries(chunk, z, w, m, d, real):  # type: ignore[no-untyped-def]
-    """What the state before a chunk gives to the gradient of queries, which is left in `received`."""
+    """What the state before a chunk gives to the gradient of queries; and in `taken`, what each step takes from it."""
     blocks.transposed(w, m.S, z.Nw, z.Pw, d.S_T, z.Nw, real)
     blocks.clear(w, d.received, chunk.rows * z.Nw, real)
     blocks.multiply(w, d.received, chunk.rows, z.Nw, d.dy, z.Pw, 1, d.S_T, z.P, real)
-    blocks.add(w, d.dC, d.received, chunk.rows * z.Nw, real)
+    for t in range(chunk.steps):
+        sums = splat(real)
+        for i in range(t * z.Nw, t * z.Nw + z.Nw, lanes(real)):
+            g = load_whole(w, d.received + i)
+            store_whole(w, d.dC + i, load_whole(w, d.dC + i) + g)
+            sums = sums + g * load_whole(w, m.queries + i)
+        w[d.taken + t] = total(sums)
 
 
 @compiled
@@ -165,7 +178,7 @@ def _run_head_back(s, grads, chunk, h, E, ends, z, w, m, d, real):  # type: igno
     blocks.scale_rows(w, d.dy, count, z.Pw, m.from_start, real)
     if ends.begun:
         _to_queries(chunk, z, w, m, d, real)
-    _sum_decays(grads.logs, h, through, ends.begun, chunk, z, w, m, d, real)
+    _sum_decays(grads.logs, h, through, ends.begun, chunk, z, w, d, real)
     if ends.wanted:
         blocks.scale(w, E, state, across, real)
         blocks.multiply(w, E, z.Nw, z.Pw, m.queries, 1, z.Nw, d.dy, count, real)

@@ -11,6 +11,8 @@ from __future__ import annotations
 from gramian.kernels import ssd_blocks as blocks
 from gramian.kernels.native import array, compiled, entry, run_with_workspace
 from gramian.kernels.ssd_workspace import INPUTS, chunk_of, forward_room, inputs_from, place_of, sizes_from
+from gramian.kernels.vector_memory import load, load_whole, store_whole
+from gramian.kernels.vectors import lanes
 
 __all__ = ["end", "forward_entry", "share", "start"]
 
@@ -42,21 +44,32 @@ def end(states, k, w, at, z, real):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _weigh(s, chunk, h, begun, z, w, m, real):  # type: ignore[no-untyped-def]
+    """Fill `values` with values times step sizes; and `out`, which holds what queries find in the state before the chunk
+    if there is one (`begun`), with that times decays from the start, plus D times the values."""
+    for t in range(chunk.steps):
+        i, row = (chunk.first + t) * s.x_row + h * z.P, t * z.Pw
+        dt, passed = s.dt[(chunk.first + t) * z.heads + h], w[m.from_start + t]
+        for c in range(0, z.Pw, lanes(real)):
+            v = load(s.x, i + c, i + z.P)
+            out = v * s.D[h]
+            if begun:
+                out = out + load_whole(w, m.out + row + c) * passed
+            store_whole(w, m.out + row + c, out)
+            store_whole(w, m.values + row + c, v * dt)
+
+
+@compiled
 def _run_head(s, y, chunk, h, S, begun, goes_on, z, w, m, real):  # type: ignore[no-untyped-def]
     """Outputs of one head in a chunk, from the state before it if there is one (`begun`), and the state after it if
     somebody wants it (`goes_on`)."""
     i, count, rows = chunk.first * z.heads + h, chunk.steps, chunk.rows
     blocks.decays(s.logs, i, z.heads, count, z.Tw, w, m.decays, m.from_start, m.to_end, real)
     blocks.weigh_lower(w, m.decays, m.products, count, z.Tw, real)
-    blocks.read(s.x, chunk.first * s.x_row + h * z.P, s.x_row, count, z.P, w, m.values, rows, z.Pw, real)
-    blocks.clear(w, m.out, rows * z.Pw, real)
     if begun:
+        blocks.clear(w, m.out, rows * z.Pw, real)
         blocks.multiply(w, m.out, rows, z.Pw, m.queries, z.Nw, 1, S, z.N, real)
-        blocks.scale_rows(w, m.out, count, z.Pw, m.from_start, real)
-    for t in range(count):
-        row = t * z.Pw
-        blocks.add_scaled(w, m.out + row, m.values + row, z.Pw, s.D[h], real)
-        blocks.scale(w, m.values + row, z.Pw, s.dt[i + t * z.heads], real)
+    _weigh(s, chunk, h, begun, z, w, m, real)
     blocks.multiply_lower(w, m.out, rows, z.Pw, m.decays, z.Tw, m.values, count, real)
     blocks.write(w, m.out, count, z.Pw, y, i * z.P, z.heads * z.P, z.P, real)
     if goes_on:

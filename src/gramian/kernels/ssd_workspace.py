@@ -107,6 +107,7 @@ class _BackwardRoom(NamedTuple):
     dC: int
     sums: int
     column: int
+    taken: int
     size: int
 
 
@@ -131,10 +132,10 @@ def backward_room(z):  # type: ignore[no-untyped-def]
     S_T = products + 2 * t
     received = S_T + (z.each + 2) * s
     sums = received + 3 * n
-    size = sums + 2 * z.Tw
+    column, taken, size = sums + z.Tw, sums + 2 * z.Tw, sums + 3 * z.Tw
     E, E_T, dB = S_T + s, S_T + (z.each + 1) * s, received + n
     return _BackwardRoom(
-        first, first + p, products, products + t, S_T, E, E_T, received, dB, dB + n, sums, sums + z.Tw, size
+        first, first + p, products, products + t, S_T, E, E_T, received, dB, dB + n, sums, column, taken, size
     )
 
 
