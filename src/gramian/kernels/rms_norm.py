@@ -42,8 +42,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
             f"x {tuple(x.shape)} and weight {tuple(weight.shape)} were given.",
             "Needed: x (..., channels), weight (channels,).",
         )
-    wide = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     run = _on_the_cpu if x.device.type == "cpu" else rms_norm_in_torch
+    if x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64):
+        return run(x, weight, eps)
+    wide = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     return run(x.to(wide), weight.to(wide), eps).to(x.dtype)
 
 
