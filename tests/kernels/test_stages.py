@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from gramian.kernels import native as native_module
+from gramian.kernels import stages as stages_module
 from gramian.kernels.native import At, array, compiled, entry, run, run_with_workspace
-from gramian.kernels.stages import Phase, Plan, Stage, launch_stages
+from gramian.kernels.stages import Phase, Plan, Stage, independent, launch_stages
 
 EACH = 3
 
@@ -130,3 +132,45 @@ def test_a_plan_is_launched_with_other_tensors_of_the_same_sizes(threads: int, p
         plan.launch((values, own))
         assert torch.equal(values.view(-1)[pieces : 2 * pieces], expected)
     torch.set_num_threads(before)
+
+
+@compiled
+def _total(index, args, real):
+    """Of all numbers, added to one."""
+    values, target = array(args[0], args[1], real), array(args[2], index + 1, real)
+    for k in range(args[1]):
+        target[index] += values[k]
+
+
+@entry
+def total_entry(data):
+    run(_total, data)
+
+
+@pytest.mark.parametrize("openmp", [True, False])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_phase_that_waits_finds_everything_done_before(
+    threads: int, openmp: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by phases that did not have to wait, and with threads that torch does not bring."""
+    if not openmp:
+        for module in (native_module, stages_module):
+            monkeypatch.setattr(module, "openmp", lambda: None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    pieces, large = 60, torch.empty(5000)
+    source, values, counts = torch.arange(60.0), torch.empty(120), torch.zeros(120, dtype=torch.int64)
+    own, first, second = torch.empty(threads), torch.zeros(5), torch.zeros(7)
+    phases = [
+        Phase([Stage(double_entry, 1, (source, values, large))], pieces),
+        Phase([Stage(multiply_entry, 2, (values, own, counts))], pieces),
+        *independent([Stage(total_entry, len(t), (values, 120, t)) for t in (first, second)], after=True),
+    ]
+    plan = Plan(phases, torch.float32)
+    for _ in range(2):
+        plan.launch()
+    torch.set_num_threads(before)
+    expected = 10 * float(2 * source.sum() + pieces)
+    assert (counts == 2).all()
+    assert (first == 2 * expected).all()
+    assert (second == 2 * expected).all()

@@ -119,7 +119,6 @@ class Sums(NamedTuple):
         total = self.rows.sum(0)[:, :channels]
         return total[TAPS - width : TAPS].mT.contiguous(), total[TAPS].clone()
 
-
     def totals_stages(self, channels: int, g_weight: Tensor | None, g_bias: Tensor | None) -> list[Stage]:
         """What fills these gradients, stages that do not depend on each other; one piece."""
         stages = []

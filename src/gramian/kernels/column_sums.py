@@ -43,7 +43,7 @@ def _entry(data):  # type: ignore[no-untyped-def]
 
 
 def column_sums_stage(x: Tensor, out: Tensor) -> Stage:
-    """What fills `out`, ``(columns,)`` and of any stride, with the sums of ``(rows, columns)``, whose columns lie side by
-    side; one piece. Of a single row it is the copy."""
+    """What fills `out`, ``(columns,)`` and of any stride, with the sums of ``(rows, columns)``, whose columns lie side
+    by side; one piece."""
     rows, columns = x.shape
     return Stage(_entry, -(-columns // _COLUMNS), (rows, columns, At(x), x.stride(0), At(out), out.stride(0)))

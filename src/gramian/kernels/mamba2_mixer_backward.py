@@ -61,10 +61,10 @@ def gradient_shapes(s: Sizes) -> list[tuple[int, ...]]:
 
 
 class _Meanwhile(NamedTuple):
-    """Of the sequence at work: the convolution, computed again; gradients of it, of normalised values, of outputs of the
-    recurrence, of logs of decays, step sizes and the normalised input. Of all sequences: gradients of columns; sums for
-    coefficients of the convolution, D, the weight of the normalisation, step sizes and decays, and the weight of the
-    normalisation before. Rows that sums need, and a workspace."""
+    """Of the sequence at work: the convolution, computed again; gradients of it, of normalised values, of outputs of
+    the recurrence, of logs of decays, step sizes and the normalised input. Of all sequences: gradients of columns; sums
+    for coefficients of the convolution, D, the weight of the normalisation, step sizes and decays, and the weight of
+    the norm before. Rows that sums need, and a workspace."""
 
     mixed: Tensor
     g_mixed: Tensor
@@ -122,13 +122,11 @@ def backward_plan(s: Sizes, wanted: tuple[bool, ...]) -> Backward:
     return Backward(plan, shapes, len(scratch))
 
 
-def _stages(
-    s: Sizes, g: Tensor, u: Tensor, p: Parameters, saved: Saved, m: _Meanwhile, grads: _Wanted
-) -> list[Stage]:
+def _stages(s: Sizes, g: Tensor, u: Tensor, p: Parameters, saved: Saved, m: _Meanwhile, grads: _Wanted) -> list[Stage]:
     """What a sequence goes through."""
     c, stages = s.columns, []
     if p.out_weight is not None:
-        stages.append(product_stage(g, p.out_weight, m.g_normed))
+        stages.append(product_stage(g, p.out_weight, m.g_normed, block=s.block))
     rows, g_rows = saved.rows[..., : c.all] if s.d_model else u, m.rows[..., : c.all]
     (z, xBC, dt), (g_z, g_xBC, g_dt), (x, B, C) = c.parts(rows), c.parts(g_rows), c.driven(m.mixed)
     coefficients, sums = conv.Coefficients.before_nothing(saved.conv, s.batch), conv.Sums(m.conv_state, m.conv)
@@ -145,10 +143,11 @@ def _stages(
         conv.backward_stage(m.g_mixed, xBC, coefficients, True, g_xBC, sums),
     ]
     if p.in_weight is not None and grads.u is not None:
-        stages.append(product_stage(g_rows, p.in_weight, m.g_input if s.prenorm else grads.u))
+        g_input = m.g_input if s.prenorm else grads.u
+        stages.append(product_stage(g_rows, p.in_weight, g_input, block=s.block))
         if p.prenorm is not None:
             how = p.prenorm, saved.input_scales, grads.u, m.prenorm
-            stages.append(rms_norm.backward_stage(m.g_input, u, *how, also=g))
+            stages.append(rms_norm.backward_stage(g_input, u, *how, also=g))
     return stages
 
 

@@ -34,8 +34,8 @@ class Forward(NamedTuple):
 
 
 class _Meanwhile(NamedTuple):
-    """What goes from stage to stage: what the convolution makes, parameters as kernels read them (transposed weights, and
-    biases with room behind them), and a workspace."""
+    """What goes from stage to stage: what the convolution makes, parameters as kernels read them (transposed weights,
+    and biases with room behind them), and a workspace."""
 
     mixed: Tensor
     into: Tensor
@@ -83,7 +83,7 @@ def _stages(s: Sizes, u: Tensor, p: Parameters, saved: Saved, m: _Meanwhile, out
     if s.d_model:
         offset = m.in_bias[0] if s.in_bias else None
         given = saved.normed_input if s.prenorm else u
-        stages.append(product_stage(given, m.into[:, : c.all], zxbcdt, offset=offset))
+        stages.append(product_stage(given, m.into[:, : c.all], zxbcdt, offset=offset, block=s.block))
     (z, xBC, dt), (x, B, C) = c.parts(zxbcdt), c.driven(m.mixed)
     steps = *dt.shape, distance(dt), At(dt), p.dt_bias, p.A_log, saved.delta, saved.log_decay
     driven, work = (saved.log_decay, saved.delta, p.D, saved.between), Workspace(m.blocks, m.parts)
@@ -98,5 +98,5 @@ def _stages(s: Sizes, u: Tensor, p: Parameters, saved: Saved, m: _Meanwhile, out
     ]
     if s.d_out:
         offset, start = m.out_bias[0] if s.out_bias else None, u if s.prenorm else None
-        stages.append(product_stage(normed, m.out[:, : s.d_out], out, offset=offset, start=start))
+        stages.append(product_stage(normed, m.out[:, : s.d_out], out, offset=offset, start=start, block=s.block))
     return stages

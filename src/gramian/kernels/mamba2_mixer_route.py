@@ -1,5 +1,7 @@
-"""How a call of `gramian.kernels.mamba2_mixer` is computed, and whether what it is given fits: decided by sizes and types
-alone, once for all calls with the same ones."""
+"""How a call of `gramian.kernels.mamba2_mixer` is computed, and whether what it is given fits.
+
+Sizes and types decide, once for all calls with the same ones.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,8 @@ def _check_inner(s: _Shapes, groups: int) -> None:
         raise ShapeError(
             f"{heads} heads, {groups} groups, norm_weight ({d_inner},) and conv_weight {tuple(s.conv_weight)} were "
             "given.",
-            "Needed: whole heads, as many a group, norm_weight (d_inner,), conv_weight (d_inner + 2 groups N, 1, width).",
+            "Needed: whole heads, as many a group, norm_weight (d_inner,), "
+            "conv_weight (d_inner + 2 groups N, 1, width).",
         )
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from gramian.kernels.causal_conv_native import TAPS
 from gramian.kernels.memory import lines
+from gramian.kernels.products import FEW, MANY
 from gramian.kernels.ssd_compiled import distance, states_between_chunks
+from gramian.kernels.stages import enough
 
 __all__ = ["PLANS", "Columns", "Parameters", "Saved", "Sizes"]
 
@@ -130,6 +132,11 @@ class Sizes(NamedTuple):
     def itemsize(self) -> int:
         """Bytes of a number."""
         return self.dtype.itemsize
+
+    @property
+    def block(self) -> int:
+        """Rows of a product's tasks."""
+        return FEW if enough(self.batch, self.threads) else MANY
 
     def steps(self, *shape: int) -> tuple[int, ...]:
         """The shape of something for each step."""

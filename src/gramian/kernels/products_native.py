@@ -14,9 +14,8 @@ from gramian.kernels.transposition import transpose
 from gramian.kernels.vector_memory import store_whole
 from gramian.kernels.vectors import lanes, splat
 
-__all__ = ["BLOCK", "ROWS", "SUMS", "TURNED", "products_entry", "sums_entry", "transposed_entry"]
+__all__ = ["ROWS", "SUMS", "TURNED", "products_entry", "sums_entry", "transposed_entry"]
 
-BLOCK = 64  # rows of a task; the last one of a sequence takes what is left too
 SUMS = 32  # rows of a task
 TURNED = 32  # rows of a task that transposes
 _STEPS = 256  # of a sum, before the next rows of it: what they read stays in the second cache
@@ -34,10 +33,10 @@ def _products(index, args, real):  # type: ignore[no-untyped-def]
     x, x_row = array(args[3], 1 << 40, real), args[4]
     matrix, row = array(args[5], 1 << 40, real), args[6]
     begin, begin_row = array(args[7], 1 << 40, real), args[8]
-    out, out_row = array(args[9], 1 << 40, real), args[10]
-    blocks = max(1, length // BLOCK)
-    start = index // blocks * length + index % blocks * BLOCK
-    stop = start + BLOCK if index % blocks < blocks - 1 else (index // blocks + 1) * length
+    out, out_row, block = array(args[9], 1 << 40, real), args[10], args[11]
+    blocks = max(1, length // block)
+    start = index // blocks * length + index % blocks * block
+    stop = start + block if index % blocks < blocks - 1 else (index // blocks + 1) * length
     for c in range(0, width, _panel(real)):
         wide = min(width - c, _panel(real))
         for r in range(start, stop, ROWS):
@@ -90,7 +89,8 @@ def _transposed(index, args, real):  # type: ignore[no-untyped-def]
 @entry
 def products_entry(data):  # type: ignore[no-untyped-def]
     """Rows of a sequence, numbers that are summed, columns; x and numbers from row to row of it, and so for the matrix,
-    for what the result starts from, and for the result."""
+    for what the result starts from, and for the result; rows of a task, of which the last one of a sequence takes what
+    is left too."""
     run(_products, data)
 
 

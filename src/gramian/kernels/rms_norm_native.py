@@ -77,6 +77,6 @@ def forward_entry(data):  # type: ignore[no-untyped-def]
 
 @entry
 def backward_entry(data):  # type: ignore[no-untyped-def]
-    """Rows, columns; x, the weight, factors, the gradient; that of x, sums, a row of them a task; rows of a sequence; and
-    what is added to the gradient of x, or 0."""
+    """Rows, columns; x, the weight, factors, the gradient; that of x, sums, a row of them a task; rows of a sequence;
+    and what is added to the gradient of x, or 0."""
     run(_backward, data)

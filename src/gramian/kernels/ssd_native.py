@@ -45,8 +45,8 @@ def end(states, k, w, at, z, real):  # type: ignore[no-untyped-def]
 
 @compiled
 def _weigh(s, chunk, h, begun, z, w, m, real):  # type: ignore[no-untyped-def]
-    """Fill `values` with values times step sizes; and `out`, which holds what queries find in the state before the chunk
-    if there is one (`begun`), with that times decays from the start, plus D times the values."""
+    """Fill `values` with values times step sizes; and `out`, which holds what queries find in the state before the
+    chunk if there is one (`begun`), with that times decays from the start, plus D times the values."""
     for t in range(chunk.steps):
         i, row = (chunk.first + t) * s.x_row + h * z.P, t * z.Pw
         dt, passed = s.dt[(chunk.first + t) * z.heads + h], w[m.from_start + t]

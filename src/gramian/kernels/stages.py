@@ -39,7 +39,7 @@ from gramian.kernels.native import (
     worth_threads,
 )
 
-__all__ = ["Phase", "Plan", "Stage", "independent", "launch_stages"]
+__all__ = ["Phase", "Plan", "Stage", "enough", "independent", "launch_stages"]
 
 
 _EVEN = 4  # pieces a thread, with which it does not matter that some threads have one more than others
@@ -121,6 +121,11 @@ def _phases_entry(data):  # type: ignore[no-untyped-def]
             _piece(index, worker, phase[_STAGES], phase[_BLOCKS], told[_STARTS], own)
 
 
+def enough(pieces: int, threads: int) -> bool:
+    """Whether so many pieces keep threads busy, so that each goes through all stages of a phase on one of them."""
+    return pieces % threads == 0 or pieces >= _EVEN * threads
+
+
 class Plan:
     """Phases as blocks of integers, worked out once; a launch says where tensors are.
 
@@ -167,8 +172,7 @@ class Plan:
 
 def _parts(phase: Phase, threads: int) -> Iterator[Phase]:
     """The phase, or a phase for each of its stages, in which every task is a piece."""
-    idle = phase.pieces % threads and phase.pieces < _EVEN * threads
-    if len(phase.stages) > 1 and not idle:
+    if len(phase.stages) > 1 and enough(phase.pieces, threads):
         yield phase
         return
     for k, stage in enumerate(phase.stages):
@@ -181,8 +185,8 @@ def independent(stages: Sequence[Stage], *, after: bool = False) -> list[Phase]:
 
 
 class _Blocks:
-    """Of the stages of a phase: code, tasks a piece, and arguments; how far these move from piece to piece; and in which
-    tensor they lie, counted from 1, so that they are places behind its start, or 0. Of tensors in none, the addresses."""
+    """Of the stages of a phase: code, tasks a piece, and arguments; how far these move from piece to piece; and in
+    which tensor they lie, counted from 1: then they count from its start. Tensors that lie in none are kept."""
 
     def __init__(self, phase: Phase, double: bool, tensors: Sequence[Tensor]) -> None:
         moving = [(t.data_ptr(), t.data_ptr() + t.nbytes, t.nbytes // len(t)) for t in phase.scratch]

@@ -59,6 +59,6 @@ def forward_entry(data):  # type: ignore[no-untyped-def]
 
 @entry
 def backward_entry(data):  # type: ignore[no-untyped-def]
-    """Sequences, steps, heads; numbers from row to row of dt, dt, bias, A_log; step sizes, gradients of these and of the
-    logs, sums ``(sequences, 2, heads)``; numbers from row to row of the gradient of dt, and that."""
+    """Sequences, steps, heads; numbers from row to row of dt, dt, bias, A_log; step sizes, gradients of these and of
+    the logs, sums ``(sequences, 2, heads)``; numbers from row to row of the gradient of dt, and that."""
     run(_backward, data)

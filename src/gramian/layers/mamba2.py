@@ -13,16 +13,15 @@ ways.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gramian.errors import ShapeError
 from gramian.kernels import causal_conv1d, mamba2_mixer, ssd
 from gramian.layers.gated_norm import GatedRMSNorm
+from gramian.layers.mamba2_start import check_sizes, initial_step_bias
 from gramian.layers.rms_norm import RMSNorm
 from gramian.layers.selective.layer import SelectiveLayer
 from gramian.layers.selective.layout import Fixed, Layout, States
@@ -109,13 +108,13 @@ class Mamba2(SelectiveLayer):
     ) -> None:
         super().__init__()
         d_inner = expand * d_model
-        _check_sizes(d_model, d_state, d_conv, d_inner, head_dim, n_groups, projection)
+        check_sizes(d_model, d_state, d_conv, d_inner, head_dim, n_groups, projection)
         heads, channels = d_inner // head_dim, d_inner + 2 * n_groups * d_state
         self.d_model, self.d_inner, self.d_conv, self.n_heads, self.n_groups = d_model, d_inner, d_conv, heads, n_groups
         self.head_dim, self.chunk, self.backend = head_dim, chunk, backend
         self.in_proj = nn.Linear(d_model, d_inner + channels + heads, bias=bias)
         self.conv1d = nn.Conv1d(channels, channels, d_conv, groups=channels, padding=d_conv - 1, bias=conv_bias)
-        self.dt_bias = nn.Parameter(_initial_step_bias(heads, dt_min, dt_max))
+        self.dt_bias = nn.Parameter(initial_step_bias(heads, dt_min, dt_max))
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(*A_range).log())
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = GatedRMSNorm(d_inner, groups=n_groups, eps=norm_eps)
@@ -281,33 +280,3 @@ def _projected(m: Tensor, projection: Tensor) -> Tensor:
     if m.shape[2] == 1:
         return F.linear(m, projection)
     return torch.einsum("blgn,grn->blgr", m, projection.unflatten(0, (m.shape[2], -1)))
-
-
-def _initial_step_bias(heads: int, dt_min: float, dt_max: float) -> Tensor:
-    """Step sizes log-uniform in ``[dt_min, dt_max]`` for a zero input, through the inverse of softplus."""
-    dt = (torch.rand(heads) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min)).exp().clamp(min=1e-4)
-    return dt + torch.log(-torch.expm1(-dt))
-
-
-def _check_sizes(
-    d_model: int, d_state: int, d_conv: int, d_inner: int, head_dim: int, n_groups: int, projection: int | None
-) -> None:
-    given = f"d_model={d_model}, d_state={d_state}, d_conv={d_conv}, head_dim={head_dim}, n_groups={n_groups}"
-    if min(d_model, d_state, d_conv, d_inner, head_dim, n_groups) < 1:
-        raise ShapeError(f"{given} were given; needed: at least 1 of each.")
-    if d_inner % head_dim:
-        raise ShapeError(
-            f"head_dim={head_dim} was given, with expand * d_model = {d_inner} inner channels.",
-            "Needed: whole heads.",
-            f"head_dim={math.gcd(d_inner, head_dim)}",
-        )
-    if (d_inner // head_dim) % n_groups:
-        raise ShapeError(
-            f"n_groups={n_groups} was given, with {d_inner // head_dim} heads; needed: as many heads a group."
-        )
-    if projection is not None and not 1 <= projection <= d_state:
-        raise ShapeError(
-            f"projection={projection} was given; needed: from 1 to d_state={d_state}.",
-            "It is the number of states that the recurrence has.",
-            "projection=None for as many as B and C have channels",
-        )

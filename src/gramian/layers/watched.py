@@ -9,8 +9,8 @@ __all__ = ["is_watched"]
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether somebody wants to be there when it is called: another function stands in its forward's place, hooks are on
-    it or on all modules, or parameters of its own are tensors of another kind, which may want to be asked."""
+    """Whether somebody wants to be there when it is called: another function stands in its forward's place, hooks are
+    on it or on all modules, or parameters of its own are tensors of another kind, which may want to be asked."""
     if modules._global_forward_hooks or modules._global_forward_pre_hooks or modules._global_backward_hooks:
         return True
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
