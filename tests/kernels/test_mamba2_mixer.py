@@ -6,14 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from mamba2_examples import SHAPES, WHOLE, example, projected
+from mamba2_examples import SHAPES, WHOLE, example, projected, specification, whole_specification
 from recurrences import assert_close_results, results_and_gradients
 from torch import Tensor
 from torch.nn import functional as F
 
 from gramian.errors import ConfigError, ShapeError
-from gramian.kernels import causal_conv1d, mamba2_mixer, ssd
-from gramian.kernels.gated_norm import gated_rms_norm_in_torch
+from gramian.kernels import mamba2_mixer
 from gramian.kernels.mamba2_mixer import mamba2_mixer_by_parts
 from gramian.kernels.memory import in_lines
 
@@ -21,24 +20,6 @@ from gramian.kernels.memory import in_lines
 def between(run: Callable[..., Tensor], t: tuple[Tensor, ...], **how: object) -> Tensor:
     """Without projections."""
     return run(t[0], None, None, *t[1:], None, None, **how)
-
-
-def specification(t: tuple[Tensor, ...], groups: int) -> Tensor:
-    """Loops over time, and torch."""
-    zxbcdt, conv_weight, conv_bias, dt_bias, A_log, D, norm_weight = t
-    inner, heads = len(norm_weight), len(A_log)
-    keys = (len(conv_weight) - inner) // 2
-    z, xBC, dt = zxbcdt.split([inner, inner + 2 * keys, heads], -1)
-    x, B, C = causal_conv1d(xBC, conv_weight[:, 0], conv_bias, backend="reference")[0].split([inner, keys, keys], -1)
-    delta = F.softplus(dt + dt_bias)
-    x, B, C = x.unflatten(-1, (heads, -1)), B.unflatten(-1, (groups, -1)), C.unflatten(-1, (groups, -1))
-    y, _ = ssd(x, -A_log.exp() * delta, B, C, dt=delta, D=D, backend="reference")
-    return gated_rms_norm_in_torch(y.flatten(2), z, norm_weight, groups, True, 1e-5)
-
-
-def whole_specification(t: tuple[Tensor, ...], groups: int) -> Tensor:
-    u, in_weight, in_bias, *inner, out_weight, out_bias = t
-    return F.linear(specification((F.linear(u, in_weight, in_bias), *inner), groups), out_weight, out_bias)
 
 
 @pytest.mark.parametrize("run", [mamba2_mixer, mamba2_mixer_by_parts])
@@ -80,53 +61,6 @@ def test_projections_and_biases_are_optional(missing: tuple[int, ...]) -> None:
         results_and_gradients(lambda t, f=f: (run(f, t),), leaves) for f in (mamba2_mixer, mamba2_mixer_by_parts)
     )
     assert_close_results(found, expected, 1e-11)
-
-
-def block_specification(t: tuple[Tensor, ...], groups: int) -> Tensor:
-    u, prenorm, *rest = t
-    return u + whole_specification((F.rms_norm(u, u.shape[2:], prenorm, 1e-5), *rest), groups)
-
-
-def block_example(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    """Inputs, the weight of the norm before, and all parameters without the last bias."""
-    u, *parameters = projected(shape, dtype, d_out=32)
-    prenorm = torch.randn(32, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
-    return u, prenorm, *parameters[:-1]
-
-
-def block(run: Callable[..., Tensor], t: tuple[Tensor, ...], bias: Tensor | None = None, **how: object) -> Tensor:
-    u, prenorm, *rest = t
-    return run(u, *rest, bias, prenorm=prenorm, **how)
-
-
-@pytest.mark.parametrize("shape", [*WHOLE, (2, 7, *WHOLE[0][2:])], ids=str)
-def test_a_residual_block_is_the_sum_of_its_input_and_of_what_follows_its_norm(shape: tuple[int, ...]) -> None:
-    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
-        tensors = block_example(shape, dtype)
-        slow = results_and_gradients(
-            lambda t: (block_specification((*t, torch.zeros(32).to(t[0])), shape[4]),), tensors
-        )
-        fast = results_and_gradients(lambda t: (block(mamba2_mixer, t, groups=shape[4]),), tensors)
-        assert_close_results(fast, slow, tolerance)
-
-
-def test_a_block_with_a_last_bias_or_in_half_precision_is_the_same() -> None:
-    tensors, bias = block_example(WHOLE[0]), torch.arange(32.0, dtype=torch.float64)
-    torch.testing.assert_close(block(mamba2_mixer, tensors, bias), block_specification((*tensors, bias), 1))
-    half = tuple(t.bfloat16() for t in tensors)
-    y = block(mamba2_mixer, half)
-    assert y.dtype == torch.bfloat16
-    expected = block_specification((*tensors, torch.zeros(32, dtype=torch.float64)), 1)
-    assert float((y - expected).norm() / expected.norm()) < 0.03
-
-
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2, 10), (4,), (5, 6), (3, 8, 9)], ids=str)
-def test_only_gradients_that_are_wanted_are_made_and_are_the_same(wanted: tuple[int, ...]) -> None:
-    tensors = tuple(t.requires_grad_() for t in block_example(WHOLE[1]))
-    every = torch.autograd.grad(block(mamba2_mixer, tensors, groups=2).square().sum(), tensors)
-    some = tuple(t if k in wanted else t.detach() for k, t in enumerate(tensors))
-    found = torch.autograd.grad(block(mamba2_mixer, some, groups=2).square().sum(), [some[k] for k in wanted])
-    assert all(torch.equal(found[i], every[k]) for i, k in enumerate(wanted))
 
 
 def test_rows_that_are_no_lines_short_sequences_and_mixed_types_are_projected_by_torch() -> None:
@@ -171,18 +105,6 @@ def test_bits_do_not_depend_on_threads(batch: int) -> None:
     for threads, given in ((1, tensors[0]), (2, tensors[0]), (3, apart)):
         torch.set_num_threads(threads)
         results.append(results_and_gradients(lambda t: (between(mamba2_mixer, t),), (given, *tensors[1:])))
-    torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-@pytest.mark.parametrize("batch", [1, 2, 8])
-def test_bits_of_a_block_do_not_depend_on_threads(batch: int) -> None:
-    tensors = block_example((batch, 137, 6, 16, 1, 20, 4), torch.float32)
-    results, before = [], torch.get_num_threads()
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        results.append(results_and_gradients(lambda t: (block(mamba2_mixer, t),), tensors))
     torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -245,8 +167,6 @@ def test_the_operator_passes_the_checks_of_torch(biased: bool) -> None:
     if not biased:
         whole[2] = whole[4] = whole[10] = None
     torch.library.opcheck(operator, (whole[0], None, *whole[1:], 2, 1e-5, 1e-5, 3))
-    block = [t.requires_grad_() for t in block_example((2, 9, 4, 8, 2, 4, 4))]
-    torch.library.opcheck(operator, (*block, None, 2, 1e-5, 1e-5, 3))
 
 
 def test_it_is_the_same_in_one_graph() -> None:
@@ -255,7 +175,6 @@ def test_it_is_the_same_in_one_graph() -> None:
     calls = (
         (lambda t: (between(mamba2_mixer, t, groups=2),), tensors),
         (lambda t: (mamba2_mixer(*t),), projected(WHOLE[0])),
-        (lambda t: (block(mamba2_mixer, t),), block_example(WHOLE[0])),
     )
     for call, given in calls:
         compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
@@ -301,10 +220,6 @@ def test_what_does_not_fit_is_refused() -> None:
         run(zxbcdt, weight[..., :0], bias, *rest)
     with pytest.raises(ConfigError, match="chunk=0"):
         run(zxbcdt, weight, bias, *rest, chunk=0)
-    with pytest.raises(ShapeError, match=r"out_weight with sizes \(48, 16\) was given; needed: \(32, 16\)"):
-        mamba2_mixer(*projected(WHOLE[0]), prenorm=torch.ones(32))
-    with pytest.raises(ShapeError, match=r"prenorm with sizes \(31,\) was given; needed: \(32,\)"):
-        mamba2_mixer(*projected(WHOLE[0], d_out=32), prenorm=torch.ones(31))
     u, in_weight, in_bias, *inner, out_weight, out_bias = projected(WHOLE[0])
     with pytest.raises(ShapeError, match=r"u with sizes \(31,\) was given; needed: \(32,\)"):
         mamba2_mixer(u[..., 1:], in_weight, in_bias, *inner, out_weight, out_bias)
