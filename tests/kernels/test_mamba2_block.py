@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from gramian.errors import ShapeError
 from gramian.kernels import mamba2_mixer
+from gramian.kernels.mamba2_mixer_forward import forward_plan
+from gramian.kernels.mamba2_mixer_sizes import Parameters, Sizes
 
 
 def block_specification(t: tuple[Tensor, ...], groups: int) -> Tensor:
@@ -68,6 +70,21 @@ def test_bits_of_a_block_do_not_depend_on_threads(batch: int) -> None:
 def test_the_operator_passes_the_checks_of_torch() -> None:
     tensors = [t.requires_grad_() for t in block_example((2, 9, 4, 8, 2, 4, 4))]
     torch.library.opcheck(torch.ops.gramian.mamba2_mixer.default, (*tensors, None, 2, 1e-5, 1e-5, 3))
+
+
+@pytest.mark.parametrize(("batch", "heads", "threads"), [(1, 1, 2), (1, 4, 8), (2, 8, 16)])
+def test_threads_may_be_more_than_the_tasks_of_a_stage(batch: int, heads: int, threads: int) -> None:
+    """Every worker has room of its own: nothing is written behind the memory of a launch."""
+    u, *p = (t.contiguous() for t in block_example((batch, 64, heads, 32 // heads * 2, 1, 16, 4), torch.float32))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    given = Parameters(*p, None)
+    plan, shape, saved, scratch = forward_plan(Sizes.of(u, given, 1, 1e-5, 1e-5, 32))
+    guarded = torch.full((scratch + 100_000,), 7.0)
+    for _ in range(20):
+        plan.launch((u, *given.given(), u.new_empty(shape), u.new_empty(saved), guarded))
+    torch.set_num_threads(before)
+    assert (guarded[scratch:] == 7).all()
 
 
 def test_what_does_not_fit_is_refused() -> None:

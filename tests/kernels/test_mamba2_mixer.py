@@ -182,6 +182,15 @@ def test_it_is_the_same_in_one_graph() -> None:
         assert_close_results(found, eager, 1e-12)
 
 
+def test_sizes_may_be_symbols() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    tensors = projected(WHOLE[0])
+    traced = make_fx(lambda *t: mamba2_mixer(*t), tracing_mode="symbolic")(*tensors)
+    longer = tensors[0].repeat(1, 3, 1)
+    torch.testing.assert_close(traced(longer, *tensors[1:]), mamba2_mixer(longer, *tensors[1:]))
+
+
 def test_half_precision_is_computed_in_float32() -> None:
     tensors = example(SHAPES[0], torch.bfloat16)
     y = between(mamba2_mixer, tensors)

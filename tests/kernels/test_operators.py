@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -53,6 +54,13 @@ def test_a_result_that_nobody_used_has_a_gradient_of_zeros() -> None:
     assert torch.equal(given[0][1], torch.zeros(1, 2))
     assert x.grad is not None
     assert (x.grad == 2).all()
+
+
+def test_gradients_of_gradients_are_refused() -> None:
+    x = torch.ones(3, 2, requires_grad=True)
+    (g,) = torch.autograd.grad(_operator(x)[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        g.sum().backward()
 
 
 def test_the_operator_passes_the_checks_of_torch() -> None:

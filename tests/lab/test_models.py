@@ -226,6 +226,15 @@ def test_options_reach_the_layer_and_unknown_layers_are_answered() -> None:
         token_model("mamab")
 
 
+def test_dropout_that_is_on_by_itself_drops() -> None:
+    model = token_model("mamba2", dropout=0.5).eval()
+    tokens = torch.arange(12).view(2, 6) % 5
+    assert torch.equal(model(tokens), model(tokens))
+    for block in model.blocks:
+        block.dropout.train()  # type: ignore[union-attr]
+    assert not torch.equal(model(tokens), model(tokens))
+
+
 def test_tied_head_has_the_embeddings_weights_where_both_are_over_the_same_tokens() -> None:
     tied = token_model("mamba", tied=True)
     assert tied.head.weight is tied.encoder.weight

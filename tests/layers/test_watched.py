@@ -27,6 +27,7 @@ def test_a_plain_module_is_not_watched() -> None:
         lambda m: modules.register_module_forward_hook(lambda *_: None),
         lambda m: modules.register_module_forward_pre_hook(lambda *_: None),
         lambda m: modules.register_module_full_backward_hook(lambda *_: None),
+        lambda m: modules.register_module_full_backward_pre_hook(lambda *_: None),
     ],
 )
 def test_hooks_watch_until_they_are_removed(hook: Callable[..., torch.utils.hooks.RemovableHandle]) -> None:
@@ -40,6 +41,9 @@ def test_hooks_watch_until_they_are_removed(hook: Callable[..., torch.utils.hook
 def test_another_forward_and_parameters_of_another_kind_watch() -> None:
     linear = nn.Linear(2, 3)
     linear.forward = linear.forward  # type: ignore[method-assign]
+    assert is_watched(linear)
+    linear = nn.Linear(2, 3)
+    linear.compile(backend="eager")
     assert is_watched(linear)
     linear = nn.Linear(2, 3)
     kind = type("Kind", (nn.Parameter,), {})

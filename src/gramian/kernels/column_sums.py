@@ -1,6 +1,7 @@
-"""Sums over the rows of a matrix in compiled loops, in the order of the rows: what tasks of a kernel left, or biases.
+"""Sums over the rows of a matrix in compiled loops: what tasks of a kernel left, or gradients of biases.
 
-As a stage, beside kernels; `Tensor.sum` would be a launch of its own.
+As a stage, beside kernels; `Tensor.sum` would be a launch of its own. Blocks of rows are summed, and then these sums:
+one after the other, thousands of rows would lose digits.
 """
 
 from __future__ import annotations
@@ -15,6 +16,20 @@ from gramian.kernels.vectors import lanes, splat
 __all__ = ["column_sums_stage"]
 
 _COLUMNS = 64  # of a task
+_ROWS = 128  # of a block
+
+
+@compiled
+def _apart(x, row, rows, first, end, out, step, real):  # type: ignore[no-untyped-def]
+    """Sums that lie some numbers apart."""
+    for c in range(first, end):
+        total = real
+        for start in range(0, rows, _ROWS):
+            part = real
+            for r in range(start, min(start + _ROWS, rows)):
+                part += x[r * row + c]
+            total += part
+        out[c * step] = total
 
 
 @compiled
@@ -22,18 +37,17 @@ def _sums(index, args, real):  # type: ignore[no-untyped-def]
     rows, columns, x, row = args[0], args[1], array(args[2], 1 << 40, real), args[3]
     out, step = array(args[4], 1 << 40, real), args[5]
     first, end = index * _COLUMNS, min(index * _COLUMNS + _COLUMNS, columns)
-    if step == 1:
-        for c in range(first, end, lanes(real)):
-            s = splat(real)
-            for r in range(rows):
-                s = s + load(x, r * row + c, r * row + end)
-            store(out, c, end, s)
-    else:
-        for c in range(first, end):
-            total = real
-            for r in range(rows):
-                total += x[r * row + c]
-            out[c * step] = total
+    if step != 1:
+        _apart(x, row, rows, first, end, out, step, real)
+        return
+    for c in range(first, end, lanes(real)):
+        total = splat(real)
+        for start in range(0, rows, _ROWS):
+            part = splat(real)
+            for r in range(start, min(start + _ROWS, rows)):
+                part = part + load(x, r * row + c, r * row + end)
+            total = total + part
+        store(out, c, end, total)
 
 
 @entry

@@ -118,7 +118,7 @@ def backward_plan(s: Sizes, wanted: tuple[bool, ...]) -> Backward:
         m = m._replace(rows=grads.u)
     sequences = Phase(_stages(s, g, u, p, saved, m, grads), s.batch, scratch=m[:_OWN])
     phases = [sequences, *independent(_sums(s, g, u, saved, m, grads), after=True)]
-    plan = Plan(phases, s.dtype, (g, u, *p.given(), memory, *made, scratch))
+    plan = Plan(phases, s.dtype, (g, u, *p.given(), memory, *made, scratch), s.threads)
     return Backward(plan, shapes, len(scratch))
 
 

@@ -61,7 +61,7 @@ def forward_plan(s: Sizes) -> Forward:
     saved, m = Saved(*carved(memory, Saved.shapes(s), packed=True)), _Meanwhile(*carved(scratch, _Meanwhile.shapes(s)))
     sequences = Phase(_stages(s, u, p, saved, m, out), s.batch, scratch=[m.mixed])
     phases = [*independent(_laid_out(p, saved, m)), sequences]
-    plan = Plan(phases, s.dtype, (u, *p.given(), out, memory, scratch))
+    plan = Plan(phases, s.dtype, (u, *p.given(), out, memory, scratch), s.threads)
     return Forward(plan, tuple(out.shape), len(memory), len(scratch))
 
 

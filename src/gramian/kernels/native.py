@@ -156,7 +156,8 @@ def run(task, data):  # type: ignore[no-untyped-def]
 @numba.njit(error_model="numpy", inline="always")
 def run_with_workspace(task, data):  # type: ignore[no-untyped-def]
     """`run` for ``task(index, worker, args, real)``: no two tasks of one worker run at a time, so that a workspace for
-    each of them is enough, and stays in the caches. Workers count from 0, and are as many as threads at the most."""
+    each of them is enough, and stays in the caches. Workers count from 0, and are as many as the launch has threads,
+    also if these tasks are fewer."""
     head = array(address(data), HEAD, 0)
     args = array(address(data) + 8 * HEAD, _ARGUMENTS, 0)
     mode = float_mode()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["Operator", "operator"]
 
@@ -44,7 +45,8 @@ class Operator:
         """The gradient, as for `torch.library.register_autograd`, of the first so many outputs, or all of them.
 
         Those behind are kept for the backward pass, and are often large: `backward` is given no gradients of them,
-        where torch would fill as many numbers with zeros. For others that are None it gets zeros.
+        where torch would fill as many numbers with zeros. For others that are None it gets zeros. Gradients of
+        gradients are refused.
 
         What torch's own function does before and after the operator takes longer than many kernels. Here autograd finds
         a `torch.autograd.Function` around an operator of its own, ``NAME_forward``, that it knows nothing of.
@@ -66,6 +68,7 @@ class Operator:
                 return output
 
             @staticmethod
+            @once_differentiable
             def backward(ctx: Any, *grads: Tensor | None) -> Any:
                 def filled(g: Tensor | None, size: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
                     return torch.zeros(size, dtype=dtype, device=device) if g is None else g

@@ -85,7 +85,7 @@ def _forward_plan(rows: int, size: int, eps: float, dtype: torch.dtype, threads:
     """For x, weight, output and scales."""
     x, weight, out, scales = (torch.empty(n, dtype=dtype) for n in ((1, rows, size), size, (rows, size), rows))
     phase = Phase([forward_stage(x, weight, out, scales, eps)], 1)
-    return Plan([phase], dtype, (x, weight, out, scales))
+    return Plan([phase], dtype, (x, weight, out, scales), threads)
 
 
 @lru_cache(_PLANS)
@@ -97,7 +97,7 @@ def _backward_plan(rows: int, size: int, dtype: torch.dtype, threads: int) -> Pl
         Phase([backward_stage(g, x, weight, scales, g_x, sums)], 1),
         Phase([column_sums_stage(sums, g_weight)], 1),
     ]
-    return Plan(phases, dtype, (g, x, weight, scales, g_x, g_weight, sums))
+    return Plan(phases, dtype, (g, x, weight, scales, g_x, g_weight, sums), threads)
 
 
 @operator("rms_norm", cpu_only=True)

@@ -81,19 +81,16 @@ class Workspace(NamedTuple):
 
     @staticmethod
     def shapes(z: Sizes, *, backward: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of both, for a pass."""
+        """Of both, for a pass; of blocks one for each thread, since others may run more of these than there are tasks
+        here. How many there are changes nothing in results."""
         size = (backward_room if backward else forward_room).py_func(z).size
         parts = (2, z.parts, z.batch, z.L, z.groups, z.N) if backward and z.parts > 1 else (0,)
-        return (_workers(z), size), parts
+        return (torch.get_num_threads(), size), parts
 
     @classmethod
     def empty(cls, like: Tensor, z: Sizes, *, backward: bool) -> Workspace:
         """Of the type of `like`."""
         return cls(*(like.new_empty(shape) for shape in cls.shapes(z, backward=backward)))
-
-
-def _workers(z: Sizes) -> int:
-    return min(z.batch * z.groups * z.parts, torch.get_num_threads())
 
 
 def forward_stages(

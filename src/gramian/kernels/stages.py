@@ -62,7 +62,7 @@ class Phase(NamedTuple):
     """Stages, and how many pieces of work go through them.
 
     The stages of a piece may only want what earlier stages did to the same piece. If it `waits`, a phase begins when
-    everything before is done, also what did not have to wait; otherwise with the first thread that is free.
+    everything before is done; if not, threads that are free begin it beside what is still being done.
 
     `scratch` are contiguous tensors, an entry a piece, for what a stage leaves to the next ones and nobody else: a
     worker takes all its pieces through one entry, which stays in its caches; most of the memory is never touched.
@@ -139,10 +139,19 @@ class Plan:
     tensors
         Those whose places will be others at each launch, in which arguments of stages lie; their values do not matter
         here. Tensors that lie in none of them are used as they are, and kept.
+    threads
+        At most; as many as torch has now if it is not said. Any of them may be the worker that takes a stage's tasks,
+        also if these are fewer: workspaces need room for all.
     """
 
-    def __init__(self, phases: Sequence[Phase], dtype: torch.dtype, tensors: Sequence[Tensor] = ()) -> None:
-        threads = torch.get_num_threads()
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        dtype: torch.dtype,
+        tensors: Sequence[Tensor] = (),
+        threads: int | None = None,
+    ) -> None:
+        threads = torch.get_num_threads() if threads is None else threads
         assert all(t.is_contiguous() and len(t) == phase.pieces for phase in phases for t in phase.scratch)
         worth = any(worth_threads(stage.args) for phase in phases for stage in phase.stages)
         phases = [part for phase in phases for part in _parts(phase, threads)]

@@ -21,6 +21,7 @@ from gramian.lab.mixers import build_mixer
 from gramian.layers.lru import LRU
 from gramian.layers.residual import residual
 from gramian.layers.rms_norm import RMSNorm
+from gramian.layers.watched import is_watched
 
 __all__ = ["Block", "Head", "MixerBlock", "SequenceModel", "SequenceNorm"]
 
@@ -96,8 +97,9 @@ class MixerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if self.training and self.dropout.p:
-            return x + self.dropout(self.mixer(self.norm(x)))
+        dropout = self.dropout
+        if type(dropout) is not nn.Dropout or (dropout.training and dropout.p) or is_watched(dropout):
+            return x + dropout(self.mixer(self.norm(x)))
         return residual(x, self.norm, self.mixer)
 
 

@@ -166,8 +166,10 @@ class Mamba2(SelectiveLayer):
 
     def _is_usual(self) -> bool:
         """Whether this is the layer that `mamba2_mixer` computes."""
-        usual_norm = type(self.norm) is GatedRMSNorm and self.norm.gate_first and self.norm.groups == self.n_groups
-        return self.B_projection is None and self.backend == "auto" and usual_norm
+        norm = self.norm
+        usual_norm = type(norm) is GatedRMSNorm and norm.gate_first and norm.groups == self.n_groups
+        watched = is_watched(norm) or is_watched(self.conv1d)
+        return self.B_projection is None and self.backend == "auto" and usual_norm and not watched
 
     def _mixed(
         self,
