@@ -136,8 +136,8 @@ def _stages(s: Sizes, g: Tensor, u: Tensor, p: Parameters, saved: Saved, m: _Mea
     inner, work = Gradients(*c.driven(m.g_mixed), m.g_logs, m.g_delta, m.D), Workspace(m.blocks, m.parts)
     steps = *dt.shape, distance(dt), At(dt), p.dt_bias, p.A_log, saved.delta, m.g_delta, m.g_logs, m.steps
     stages += [
-        conv.forward_stage(xBC, coefficients, True, m.mixed),
         gated_norm.backward_stage(*values, m.g_y, g_z.flatten(0, 1), m.norm, norm),
+        conv.forward_stage(xBC, coefficients, True, m.mixed),
         *ssd_compiled.backward_stages(m.g_y, x, B, C, *driven, inner, work, s.T),
         Stage(step_sizes_native.backward_entry, 1, (*steps, distance(g_dt), At(g_dt))),
         conv.backward_stage(m.g_mixed, xBC, coefficients, True, g_xBC, sums),

@@ -6,6 +6,7 @@ read and write what the stages beside them have in the caches.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from gramian.kernels import products_native as native
@@ -21,6 +22,7 @@ LEAST = ROWS
 """Steps of a sequence, at least."""
 FEW, MANY = 256, 64
 """Rows of a product's tasks, if these are to be few, and if many."""
+_EACH = 2  # tasks a thread, for sums: all of them read x once
 
 
 def fits(width: int, itemsize: int) -> bool:
@@ -67,5 +69,6 @@ def sums_stage(g: Tensor, x: Tensor, out: Tensor, spare: Tensor) -> Stage:
     """What fills `out`, contiguous, with ``g^T x`` for matrices with as many rows, which begin at lines: the gradient
     of a weight. One piece. `spare` has `ROWS` such rows. Sums have the same order whatever the threads."""
     (steps, rows), width = g.shape, x.shape[1]
+    tasks = max(1, min(_EACH * torch.get_num_threads(), rows // MANY))
     places = At(g), g.stride(0), At(x), x.stride(0), out, spare
-    return Stage(native.sums_entry, -(-rows // native.SUMS), (steps, rows, width, *places))
+    return Stage(native.sums_entry, tasks, (steps, rows, width, *places, tasks))

@@ -14,9 +14,8 @@ from gramian.kernels.transposition import transpose
 from gramian.kernels.vector_memory import store_whole
 from gramian.kernels.vectors import lanes, splat
 
-__all__ = ["ROWS", "SUMS", "TURNED", "products_entry", "sums_entry", "transposed_entry"]
+__all__ = ["ROWS", "TURNED", "products_entry", "sums_entry", "transposed_entry"]
 
-SUMS = 32  # rows of a task
 TURNED = 32  # rows of a task that transposes
 _STEPS = 256  # of a sum, before the next rows of it: what they read stays in the second cache
 
@@ -51,15 +50,16 @@ def _sums(index, args, real):  # type: ignore[no-untyped-def]
     g, g_row = array(args[3], 1 << 40, real), args[4]
     x, x_row = array(args[5], 1 << 40, real), args[6]
     out, spare = array(args[7], rows * width, real), array(args[8], ROWS * width, real)
-    last = min(index * SUMS + SUMS, rows)
+    tiles, tasks = -(-rows // ROWS), args[9]
+    first, last = index * tiles // tasks * ROWS, min((index + 1) * tiles // tasks * ROWS, rows)
     whole = last - last % ROWS
-    _clear(out, index * SUMS * width, whole * width, real)
+    _clear(out, first * width, whole * width, real)
     _clear(spare, 0, ROWS * width if whole < last else 0, real)
     for t in range(0, steps, _STEPS):
         count = min(_STEPS, steps - t)
         for c in range(0, width, _panel(real)):
             wide = min(width - c, _panel(real))
-            for i in range(index * SUMS, whole, ROWS):
+            for i in range(first, whole, ROWS):
                 at, k = i * width + c, t * g_row + i
                 multiply_add(out, at, width, g, k, 1, g_row, x, t * x_row + c, x_row, count, wide, real)
             if whole < last:
@@ -97,7 +97,7 @@ def products_entry(data):  # type: ignore[no-untyped-def]
 @entry
 def sums_entry(data):  # type: ignore[no-untyped-def]
     """Numbers that are summed, rows, columns; g and numbers from row to row of it, and so for x; the sums, and room for
-    a tile of them, of which there may be fewer rows than a tile has."""
+    a tile of them, of which there may be fewer rows than a tile has; tasks."""
     run(_sums, data)
 
 
