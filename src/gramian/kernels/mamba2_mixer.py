@@ -97,9 +97,9 @@ def mamba2_mixer(
     inner = conv_weight, conv_bias, dt_bias, A_log, D, norm_weight
     tensors = u, prenorm, in_weight, in_bias, *inner, out_weight, out_bias
     shapes, dtypes = zip(*((None, None) if t is None else (t.shape, t.dtype) for t in tensors), strict=True)
-    how_given = shapes, dtypes, u.device.type, torch.is_autocast_enabled("cpu"), groups, chunk
-    known = not torch.compiler.is_compiling() and all(type(n) is int for n in u.shape)  # sizes that are no symbols
-    way, wide, T = route(*how_given) if known else route.__wrapped__(*how_given)
+    asked = shapes, dtypes, u.device.type, torch.is_autocast_enabled("cpu"), groups, chunk
+    known = not torch.compiler.is_compiling() and all(type(n) is int for n in u.shape)  # symbols cannot be looked up
+    way, wide, T = route(*asked) if known else route.__wrapped__(*asked)
     how: dict[str, Any] = {"groups": groups, "eps": eps, "chunk": chunk}
     if way is Way.MIXER:
         assert prenorm is not None
