@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gramian.kernels import ssd
 from gramian.lab.bench.kernel_tables import OURS_ALONE, compare, own_section, rows_against
-from gramian.lab.bench.mamba_tables import SETTLED, conditions, samples_of
+from gramian.lab.bench.mamba_tables import SETTLED, Timed, conditions, samples_of
 from gramian.lab.bench.report import Result, Section, Target, targets_section
 from gramian.lab.bench.settings import CannotRun, Settings, Shape
 from gramian.lab.bench.stock_allocator import AS_IT_COMES
@@ -158,20 +158,35 @@ def _shapes(settings: Settings) -> list[Shape]:
 
 def builders(settings: Settings) -> dict[str, Callable[[], Call]]:
     """Two blocks, and the recurrence alone, by everybody at all sizes."""
+    return {name: build for shape in _shapes(settings) for name, build in builders_of(shape, settings).items()}
+
+
+def builders_of(shape: Shape, settings: Settings) -> dict[str, Callable[[], Call]]:
+    """Those of one size."""
     found: dict[str, Callable[[], Call]] = {}
-    for shape in _shapes(settings):
-        for part, mine, rival in (("", ours, theirs), (", recurrence", our_recurrence, their_recurrence)):
-            end = f"{part}, N {shape.states}"
-            found[f"gramian{end}"] = partial(mine, shape)
-            for chunk in (DEFAULT_CHUNK, SHORT_CHUNK):
-                found[f"transformers, chunks of {chunk}{end}"] = partial(rival, shape, chunk)
+    for part, mine, rival in (("", ours, theirs), (", recurrence", our_recurrence, their_recurrence)):
+        end = f"{part}, N {shape.states}"
+        found[f"gramian{end}"] = partial(mine, shape)
+        for chunk in (DEFAULT_CHUNK, SHORT_CHUNK):
+            found[f"transformers, chunks of {chunk}{end}"] = partial(rival, shape, chunk)
+    return found
+
+
+def _timed(shapes: list[Shape], settings: Settings) -> dict[str, Timed]:
+    """Contestants of a size take turns by themselves, so that nobody else's memory lies between theirs."""
+    found: dict[str, Timed] = {}
+    for shape in shapes:
+        for condition, (turns, missing) in conditions(partial(builders_of, shape), settings).items():
+            before, lacking = found.get(condition, (Turns({}, {}), {}))
+            together = Turns({**before.samples, **turns.samples}, {**before.calls, **turns.calls})
+            found[condition] = together, {**lacking, **missing}
     return found
 
 
 def mamba2_table(settings: Settings) -> Result:
     """Two blocks, forward and backward, at three sizes of the state."""
     shapes = _shapes(settings)
-    timed = conditions(builders, settings)
+    timed = _timed(shapes, settings)
     targets, sections = [], []
     ends = [f"{part}, N {shape.states}" for part in ("", ", recurrence") for shape in shapes]
     for condition, (turns, missing) in timed.items():
@@ -188,7 +203,8 @@ def mamba2_table(settings: Settings) -> Result:
         "Each contestant computes the output of two blocks and the gradients of the input and of all parameters, from "
         "the same weights. transformers has no kernels of its own for the CPU; chunks of 256 steps are the default of "
         "its configuration, chunks of 64 are quicker here. The matrix products of the projections in and out are the "
-        "same for all contestants. The rows of the recurrence are that part of one layer, alone, with its gradients."
+        "same for all contestants. The rows of the recurrence are that part of one layer, alone, with its gradients. "
+        "Contestants of one size of the state take turns by themselves."
     )
     data = {"turns": samples_of(timed), "own_turns": own.to_dict()}
     sections = [targets_section(targets), *sections, own_section(own, small)]

@@ -16,7 +16,7 @@ from gramian.lab.bench.settings import CannotRun, Settings, Shape
 from gramian.lab.bench.stock_allocator import AS_IT_COMES, compare_with_stock_allocator
 from gramian.lab.bench.timing import Call, Spread, Turns
 
-__all__ = ["SETTLE", "SETTLED", "conditions", "mamba_table", "samples_of", "selective_table"]
+__all__ = ["SETTLE", "SETTLED", "Timed", "conditions", "mamba_table", "samples_of", "selective_table"]
 
 MODEL = Shape(8, 256, 128, 128, blocks=2)
 NARROW = Shape(64, 256, 8, 128, blocks=2)  # the products of the projections are few beside the scan
