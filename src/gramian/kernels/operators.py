@@ -48,8 +48,8 @@ class Operator:
         where torch would fill as many numbers with zeros. For others that are None it gets zeros. Gradients of
         gradients are refused.
 
-        What torch's own function does before and after the operator takes longer than many kernels. Here autograd finds
-        a `torch.autograd.Function` around an operator of its own, ``NAME_forward``, that it knows nothing of.
+        Torch's own function looks up the operator's schema at every call. Here autograd finds a
+        `torch.autograd.Function` around an operator of its own, ``NAME_forward``, that it knows nothing of.
         """
         assert self._fake is not None
         forward = Operator(f"{self.name}_forward", self._function, self._cpu_only)

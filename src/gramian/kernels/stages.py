@@ -3,8 +3,7 @@
 Arrays of a layer's sequences are larger than the caches that a core has for itself; those of one sequence fit. So
 between two kernels that run over all sequences everything goes out to memory and comes back, which takes longer than
 computing. Here one thread takes a sequence through all of them. What comes before all sequences and after them is part
-of the same launch: threads are woken once, and Python, which is slow after its own caches have been filled with
-numbers, is asked once.
+of the same launch: threads are woken once, and Python is asked once.
 """
 
 from __future__ import annotations
